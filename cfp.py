@@ -1,0 +1,199 @@
+"""Counterfactually-fair prompting: the prefix, the discriminator and the three losses (Eq. 2-4).
+
+The axes' letters are explained at the top of `model.py`. `train.py` plays the game of Algorithm 1 with
+these pieces; `evaluate.py` attacks what came out of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import Batch
+from model import T5, Prefix, T5Config
+
+
+@dataclass(frozen=True)
+class CFPConfig:
+    """The hyper-parameters of one counterfactually-fair prompt; the defaults are the fair game's.
+
+    # Differs from the paper: with its T = 10 and R = 20 (`PAPER_SCHEDULE`) the discriminator is out of
+    # date: the prefix hides from a classifier of long ago, and a fresh one still reads the attribute.
+    # Here the discriminator moves `dis_steps` times after every single step of the prefix.
+    """
+
+    prefix_len: int = 20  # tokens; the paper's {5, 15, 30}
+    prefix_hidden: int = 64  # width of the reparametrising MLP
+    lam: float = 3.0  # lambda of Eq. 4, weight of the discriminator; the paper's {1, 5, 10, 100}
+    inner_steps: int = 1  # T of the prefix in line 3, per batch; the paper's {10, 20}
+    rec_steps: int = 0  # T of the prefix in line 10; the paper's {10, 20}
+    dis_steps: int = 3  # T of the discriminator in line 14; the paper's {10, 20}
+    every: int = 1  # R, batches between two updates of the discriminator; the paper's 20
+    epochs: int = 50  # passes over the users, who are each met once per epoch
+    batch_size: int = 128  # users, each with one prompt per task; the paper's 16
+    lr: float = 5e-3  # of the prefix, AdamW; falls linearly to a twentieth
+    dis_lr: float = 1e-2  # of the discriminators, AdamW
+    dis_depths: tuple[int, ...] = (
+        1,
+        3,
+    )  # linear layers of each discriminator; the paper's one has 7
+    dis_hidden: int = 128  # width between the discriminator's layers
+    dis_dropout: float = 0.2
+    dis_noise: float = 0.35  # standard deviations of Gaussian noise on the discriminator's input
+    dis_weight_decay: float = 0.3
+    cap: bool = True  # count L_dis only up to the labels' entropy
+
+
+PAPER_SCHEDULE = dict(  # section 5.1 and appendix A.3
+    prefix_len=15,
+    lam=10.0,
+    inner_steps=10,
+    rec_steps=10,
+    dis_steps=10,
+    every=20,
+    epochs=2,
+    batch_size=16,
+    dis_depths=(7,),
+    dis_dropout=0.0,
+    dis_noise=0.0,
+    dis_weight_decay=0.01,
+    cap=False,
+)
+
+
+class StackPrefix(nn.Module):
+    """Prefix keys and values of one stack, computed from n free vectors by a two-layer MLP.
+
+    Source: Li and Liang 2021, section 4.3 (training the vectors themselves is unstable).
+    """
+
+    def __init__(self, cfg: CFPConfig, n_layers: int, n_heads: int, head_width: int):
+        super().__init__()
+        self.shape = n_layers, 2, n_heads, head_width
+        self.tokens = nn.Parameter(torch.randn(cfg.prefix_len, cfg.prefix_hidden))
+        self.hidden = nn.Linear(cfg.prefix_hidden, cfg.prefix_hidden)
+        self.out = nn.Linear(cfg.prefix_hidden, n_layers * 2 * n_heads * head_width)
+
+    def forward(self) -> Tensor:
+        out = self.out(torch.tanh(self.hidden(self.tokens)))  # (n, l*2*h*e)
+        return (
+            out.unflatten(1, self.shape).permute(1, 2, 3, 0, 4).unsqueeze(2)
+        )  # (l, 2, 1, h, n, e)
+
+
+class CFP(nn.Module):
+    """A counterfactually-fair prompt: `forward()` gives the Prefix that the frozen model reads.
+
+    p_enc and p_dec of Eq. 2. # Paper silent: which layers receive them; we give every self-attention
+    layer of encoder and decoder its own keys and values (as prefix tuning does), cross-attention none.
+    A length of 0 gives a prefix that changes nothing.
+    """
+
+    def __init__(self, cfg: CFPConfig, model_cfg: T5Config):
+        super().__init__()
+        heads = model_cfg.num_heads, model_cfg.d_kv
+        self.encoder = StackPrefix(cfg, model_cfg.num_layers, *heads)
+        self.decoder = StackPrefix(cfg, model_cfg.num_decoder_layers, *heads)
+
+    def forward(self) -> Prefix:
+        return Prefix(self.encoder(), self.decoder())
+
+
+class MLP(nn.Module):
+    """`depth` linear layers with LeakyReLU and dropout between them: (b, d) -> logits (b, c).
+
+    Depth 1 is linear, depth 7 the paper's classifier (appendix A.3). No BatchNorm: its moving averages
+    would change while the classifier is meant to stay fixed. No softmax: the cross-entropy has it.
+    """
+
+    def __init__(self, d_in: int, n_classes: int, depth: int, hidden: int, dropout: float):
+        super().__init__()
+        widths = [d_in, *[hidden] * (depth - 1)]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.out = nn.Linear(widths[-1], n_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_bd: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x_bd = self.dropout(F.leaky_relu(layer(x_bd)))
+        return self.out(x_bd)
+
+
+class Discriminator(nn.Module):
+    """C of Algorithm 1: predicts the attribute's class from the mean user-token states.
+
+    # Differs from the paper: several MLPs of different depth (`dis_depths`), because a prefix can hide
+    # from one of them alone, and a set of them for each task, because one prefix serves both. Their
+    # input is standardised over the batch, so that shifting or shrinking all states hides nothing, and
+    # noised while they are trained, so that a thousand users are not learnt by heart.
+    """
+
+    def __init__(self, cfg: CFPConfig, d_model: int, n_classes: int, n_tasks: int):
+        super().__init__()
+        self.noise = cfg.dis_noise
+        self.members = nn.ModuleList(
+            nn.ModuleList(
+                MLP(d_model, n_classes, depth, cfg.dis_hidden, cfg.dis_dropout)
+                for depth in cfg.dis_depths
+            )
+            for _ in range(n_tasks)
+        )
+
+    def forward(self, user_bd: Tensor, task: int) -> list[Tensor]:
+        """Logits (b, c) of each of the task's members for user states (b, d)."""
+        # the batch's own statistics, kept nowhere
+        user_bd = (user_bd - user_bd.mean(0)) / (user_bd.std(0) + 1e-6)
+        if self.training and self.noise:
+            user_bd = user_bd + self.noise * torch.randn_like(user_bd)
+        return [member(user_bd) for member in self.members[task]]
+
+
+def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
+    """mean(E_u) of Eq. 3: the mean of the encoder states at the user's tokens, (b, d).
+
+    `user_mask` (b, s) is True there, at one token or more in every row.
+    """
+    weight = user_mask.to(encoded_bsd.dtype).unsqueeze(-1)
+    return (encoded_bsd * weight).sum(1) / weight.sum(1)
+
+
+def forward(model: T5, prefix: Prefix | None, batches: list[Batch]) -> tuple[Tensor, list[Tensor]]:
+    """rec_loss and u_emb of Algorithm 1, lines 4, 11 and 15, for one batch of prompts per task.
+
+    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of each task.
+    """
+    rec_losses, u_emb = [], []
+    for batch in batches:
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        rec_losses.append(model.target_loss(encoded, batch.mask, batch.target_ids, prefix))
+        u_emb.append(mean_user_state(encoded, batch.user_mask))
+    return torch.stack(rec_losses).mean(), u_emb
+
+
+def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
+    """L_dis of Eq. 3 in nats, (tasks,): about log c where the discriminator guesses blindly.
+
+    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices. Each entry is the
+    mean over the batch and over the task's members.
+    """
+    losses = [
+        torch.stack(
+            [F.cross_entropy(logits_bc, labels) for logits_bc in discriminator(user_bd, task)]
+        )
+        for task, user_bd in enumerate(u_emb)
+    ]
+    return torch.stack(losses).mean(1)
+
+
+def adversarial_loss(
+    rec_loss: Tensor, dis_loss: Tensor, lam: float, cap: float = math.inf
+) -> Tensor:
+    """L of Eq. 4: rec_loss - lambda * dis_loss, a scalar; `dis_loss` is one value or one per task.
+
+    # Differs from the paper: a discriminator that does worse than blind guessing, whose loss is the
+    # labels' entropy `cap` (nats), counts as blind. Beyond that point the prefix would be rewarded for
+    # writing the attribute in reverse, which a fresh attacker reads just as well.
+    """
+    return rec_loss - lam * dis_loss.clamp(max=cap).mean()

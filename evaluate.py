@@ -1,0 +1,283 @@
+"""How good the recommendations are, and what a fresh attacker still reads about the people.
+
+Hit@k: the held-out item among the user's negatives, ties counted against the model.
+AUC: who is attacked, with what, on whom. Attackers are trained after the fact on the frozen model's
+states of some users and tested on users they never saw; they never took part in the prompt's training.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from cfp import MLP, mean_user_state
+from data import Corpus, candidates_of, collate, held_out_example
+from model import T5, Prefix, score_candidates
+
+FOLDS = 5
+BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
+
+
+# ---------------------------------------------------------------------------------------------------
+# Recommendation: Hit@k
+# ---------------------------------------------------------------------------------------------------
+
+
+def held_out_batches(
+    corpus: Corpus, task: str, part: str, users: np.ndarray, batch_size: int, device
+):
+    """The held-out prompts of some users as batches, shortest first so that little is padded."""
+    examples = [held_out_example(corpus, task, user, part) for user in users]
+    order = np.argsort([len(example.input_ids) for example in examples], kind="stable")
+    for rows in np.split(order, range(batch_size, len(order), batch_size)):
+        yield rows, collate(corpus, [examples[row] for row in rows], device)
+
+
+@torch.no_grad()
+def user_states(
+    model: T5,
+    corpus: Corpus,
+    task: str,
+    part: str,
+    users: np.ndarray,
+    prefix: Prefix | None = None,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Mean user-token states (users, d) of the held-out prompts: what the attackers are given."""
+    states = np.zeros((len(users), model.cfg.d_model), dtype=np.float32)
+    device = next(model.parameters()).device
+    for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        states[rows] = mean_user_state(encoded, batch.user_mask).float().cpu()
+    return states
+
+
+@torch.no_grad()
+def held_out_ranks(
+    model: T5,
+    corpus: Corpus,
+    task: str,
+    part: str,
+    users: np.ndarray,
+    prefix: Prefix | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Rank (users,), 1 is best, of every user's held-out item among the candidates.
+
+    `part` is "valid" or "test"; all users must have an item in it.
+    """
+    ranks = np.zeros(len(users), dtype=np.int64)
+    device = next(model.parameters()).device
+    for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        items = [candidates_of(corpus, task, user, part) for user in batch.users]
+        candidates = [[corpus.target(item) for item in row] for row in items]
+        scores = score_candidates(model, encoded, batch.mask, candidates, prefix)
+        ranks[rows] = rank_of_first(scores.cpu().numpy(), [len(row) for row in items])
+    return ranks
+
+
+def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
+    """Rank, 1 is best, of column 0 of each row (b, i) among its first `n_candidates` columns.
+
+    Ties count against the model: a candidate with the same score stands before the right one, and so
+    does a score that is not a number. A model that gives all items the same score gets the last rank.
+    """
+    ranks = np.empty(len(scores), dtype=np.int64)
+    for row, n in enumerate(n_candidates):
+        beaten = scores[row, 1:n] < scores[row, 0]  # False where either is NaN
+        ranks[row] = n - beaten.sum()
+    return ranks
+
+
+def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
+    """The same ranks when items are ordered by how often they occur in the training histories."""
+    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+    ranks = [
+        rank_of_first(counts[candidates][None].astype(float), [len(candidates)])[0]
+        for candidates in (candidates_of(corpus, task, user, part) for user in users)
+    ]
+    return np.array(ranks)
+
+
+def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
+    """Hit@k as a fraction in [0, 1], with its 95% interval over resampled users: [value, low, high]."""
+    hits = (ranks <= k).astype(np.float64)
+    # resampling n users with replacement: the number of hits among them is binomial
+    draws = np.random.default_rng(seed).binomial(len(hits), hits.mean(), BOOTSTRAP) / len(hits)
+    return [float(hits.mean()), *map(float, np.quantile(draws, [0.025, 0.975]))]
+
+
+# ---------------------------------------------------------------------------------------------------
+# AUC
+# ---------------------------------------------------------------------------------------------------
+
+
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """P(score of a positive > score of a negative) + half P(equal), in [0, 1].
+
+    `scores` (users,), `positive` (users,) bool. `weights` (draws, users) counts every user that often
+    and gives one value per draw; NaN where a draw has no positives or no negatives.
+    """
+    weights = np.ones((1, len(scores))) if weights is None else weights
+    order = np.argsort(scores, kind="stable")
+    scores, weights, positive = scores[order], weights[:, order], positive[order]
+    starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])  # equal scores form one group
+    n_positive = np.add.reduceat(weights * positive, starts, axis=1)  # (draws, groups)
+    n_negative = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below = np.cumsum(n_negative, axis=1) - n_negative
+    won = (n_positive * (below + 0.5 * n_negative)).sum(1)
+    pairs = n_positive.sum(1) * n_negative.sum(1)
+    return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+
+
+def macro_auc(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """AUC of an attribute with any number of classes: (draws,), or one value without weights.
+
+    `scores` (users, c), `labels` (users,). Binary: the AUC of class 1 against class 0.
+    # Paper silent: AUC for more than two classes; we take the mean over classes of each class against
+    all others (macro one-vs-rest), over all classes that occur.
+    """
+    n_classes = scores.shape[1]
+    if n_classes == 2:
+        return auc(scores[:, 1] - scores[:, 0], labels == 1, weights)
+    per_class = [auc(scores[:, c], labels == c, weights) for c in np.unique(labels)]
+    return np.nanmean(per_class, axis=0)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Attackers
+# ---------------------------------------------------------------------------------------------------
+
+
+def make_folds(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fold 0 .. 4 of each user (users,), every class spread evenly over the folds."""
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_class] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def logistic_regression(
+    x: Tensor, y: Tensor, n_classes: int, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """Weights (d, c) and bias (c,) of multinomial logistic regression, fitted to convergence by L-BFGS.
+
+    Minimises mean cross-entropy + penalty / 2 * |weights|^2 on x (users, d), y (users,).
+    """
+    weight = torch.zeros(x.shape[1], n_classes, dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(n_classes, dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight + bias, y) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def attack_logistic(
+    x: Tensor, y: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], n_classes: int, seed: int
+) -> np.ndarray:
+    """Cross-fitted scores (users, c) of logistic regression, its penalty chosen on validation users."""
+    scores = np.zeros((len(x), n_classes))
+    for train, valid, test in parts:
+        best = -1.0
+        for penalty in (1.0, 0.1, 0.01, 0.001):
+            weight, bias = logistic_regression(x[train], y[train], n_classes, penalty)
+            valid_auc = macro_auc((x[valid] @ weight + bias).numpy(), y[valid].numpy())[0]
+            if valid_auc > best:
+                best = valid_auc
+                scores[test] = x[test] @ weight + bias
+    return scores
+
+
+def attack_mlp(
+    x: Tensor, y: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], n_classes: int, seed: int
+) -> np.ndarray:
+    """Cross-fitted scores (users, c) of the paper's seven-layer MLP (appendix A.3).
+
+    The five folds' networks are trained side by side (vmap) with AdamW, for 30 passes over their training
+    users; each is tested as it was when its AUC on its validation users was best.
+    """
+    torch.manual_seed(seed)
+    nets = [MLP(x.shape[1], n_classes, depth=7, hidden=128, dropout=0.3) for _ in parts]
+    params, _ = stack_module_state(nets)
+    run = vmap(lambda p, xs: functional_call(nets[0], p, (xs,)), randomness="different")
+    optimizer = torch.optim.AdamW(params.values(), lr=2e-3, weight_decay=0.1)
+    n_train = min(len(train) for train, _, _ in parts)
+    scores, best = np.zeros((len(x), n_classes)), [-1.0] * len(parts)
+    for _ in range(30):
+        nets[0].train()
+        order = torch.stack([train[torch.randperm(len(train))[:n_train]] for train, _, _ in parts])
+        for rows in order.split(128, dim=1):  # (folds, b)
+            logits = run(params, x[rows])
+            loss = F.cross_entropy(logits.flatten(0, 1), y[rows].flatten()) * len(parts)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        nets[0].eval()
+        for fold, (_, valid, test) in enumerate(parts):
+            rows = torch.cat([valid, test])
+            with torch.no_grad():
+                logits = functional_call(
+                    nets[0], {k: p[fold] for k, p in params.items()}, (x[rows],)
+                )
+            valid_auc = macro_auc(logits[: len(valid)].numpy(), y[valid].numpy())[0]
+            if valid_auc > best[fold]:
+                best[fold] = valid_auc
+                scores[test] = logits[len(valid) :]
+    return scores
+
+
+ATTACKERS = {"logistic regression": attack_logistic, "seven-layer MLP": attack_mlp}
+
+
+def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, seed: int) -> dict:
+    """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
+
+    Five folds over the users, stratified by class: an attacker is tested on one, chooses what it has to
+    choose on a second and is trained on the other three, so that every user is tested once. Features are
+    standardised (no label is looked at for that). Scores become ranks within their fold before they are
+    pooled, because five models have no common scale.
+    Returns "auc", "strongest" and "by attacker". "auc" is the strongest attacker's [AUC, low, high], with
+    a 95% interval over resampled users. The strongest is the one whose AUC is farthest from one half on
+    the tested users: a choice that errs towards finding a leak.
+    """
+    rng = np.random.default_rng([seed, 4])
+    folds = make_folds(labels, rng)
+    weights = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), BOOTSTRAP)
+    x, y = torch.from_numpy(features).float(), torch.from_numpy(labels)
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    parts = []
+    for fold in range(FOLDS):
+        is_test, is_valid = folds == fold, folds == (fold + 1) % FOLDS
+        masks = ~is_test & ~is_valid, is_valid, is_test
+        parts.append(tuple(torch.from_numpy(np.flatnonzero(mask)) for mask in masks))
+    by_attacker = {}
+    for name in names or ATTACKERS:
+        scores = ATTACKERS[name](x, y, parts, int(labels.max()) + 1, seed)
+        scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)  # log-probabilities
+        for _, _, test in parts:
+            scores[test] = ranks_within(scores[test])
+        draws = macro_auc(scores, labels, weights)
+        interval = np.nanquantile(draws, [0.025, 0.975])
+        by_attacker[name] = [float(macro_auc(scores, labels)[0]), *map(float, interval)]
+    strongest = max(by_attacker, key=lambda name: abs(by_attacker[name][0] - 0.5))
+    return {"auc": by_attacker[strongest], "strongest": strongest, "by attacker": by_attacker}
+
+
+def ranks_within(scores: np.ndarray) -> np.ndarray:
+    """Each column (users, c) replaced by its ranks, scaled to (0, 1]; equal scores share the mean rank."""
+    out = np.empty_like(scores)
+    for c in range(scores.shape[1]):
+        _, inverse, counts = np.unique(scores[:, c], return_inverse=True, return_counts=True)
+        out[:, c] = (np.cumsum(counts) - (counts - 1) / 2)[inverse] / len(scores)
+    return out
