@@ -1,7 +1,7 @@
 """Counterfactually-fair prompting: the prefix, the discriminator and the three losses (Eq. 2-4).
 
-The axes' letters are explained at the top of `model.py`. `train.py` plays the game of Algorithm 1 with
-these pieces; `evaluate.py` attacks what came out of it.
+The axes' letters are explained at the top of `model.py`. `train.py` plays the game of Algorithm 1
+with these pieces; `evaluate.py` attacks what came out of it.
 """
 
 import math
@@ -19,9 +19,10 @@ from model import T5, Prefix, T5Config
 class CFPConfig:
     """The hyper-parameters of one counterfactually-fair prompt; the defaults are the fair game's.
 
-    # Differs from the paper: with its T = 10 and R = 20 (`PAPER_SCHEDULE`) the discriminator is out of
-    # date: the prefix hides from a classifier of long ago, and a fresh one still reads the attribute.
-    # Here the discriminator moves `dis_steps` times after every single step of the prefix.
+    # Differs from the paper: with its T = 10 and R = 20 (`PAPER_SCHEDULE`) the discriminator is
+    # out of date: the prefix hides from a classifier of long ago, and a fresh one still reads the
+    # attribute. Here the discriminator moves `dis_steps` times after every single step of the
+    # prefix.
     """
 
     prefix_len: int = 20  # tokens; the paper's {5, 15, 30}
@@ -86,9 +87,9 @@ class StackPrefix(nn.Module):
 class CFP(nn.Module):
     """A counterfactually-fair prompt: `forward()` gives the Prefix that the frozen model reads.
 
-    p_enc and p_dec of Eq. 2. # Paper silent: which layers receive them; we give every self-attention
-    layer of encoder and decoder its own keys and values (as prefix tuning does), cross-attention none.
-    A length of 0 gives a prefix that changes nothing.
+    p_enc and p_dec of Eq. 2. # Paper silent: which layers receive them; we give every
+    self-attention layer of encoder and decoder its own keys and values (as prefix tuning does),
+    cross-attention none. A length of 0 gives a prefix that changes nothing.
     """
 
     def __init__(self, cfg: CFPConfig, model_cfg: T5Config):
@@ -100,12 +101,18 @@ class CFP(nn.Module):
     def forward(self) -> Prefix:
         return Prefix(self.encoder(), self.decoder())
 
+    @torch.no_grad()
+    def frozen(self) -> Prefix:
+        """The prefix without its history of computation, for measuring."""
+        return self()
+
 
 class MLP(nn.Module):
     """`depth` linear layers with LeakyReLU and dropout between them: (b, d) -> logits (b, c).
 
-    Depth 1 is linear, depth 7 the paper's classifier (appendix A.3). No BatchNorm: its moving averages
-    would change while the classifier is meant to stay fixed. No softmax: the cross-entropy has it.
+    Depth 1 is linear, depth 7 the paper's classifier (appendix A.3). No BatchNorm: its moving
+    averages would change while the classifier is meant to stay fixed. No softmax: the
+    cross-entropy has it.
     """
 
     def __init__(self, d_in: int, n_classes: int, depth: int, hidden: int, dropout: float):
@@ -124,10 +131,10 @@ class MLP(nn.Module):
 class Discriminator(nn.Module):
     """C of Algorithm 1: predicts the attribute's class from the mean user-token states.
 
-    # Differs from the paper: several MLPs of different depth (`dis_depths`), because a prefix can hide
-    # from one of them alone, and a set of them for each task, because one prefix serves both. Their
-    # input is standardised over the batch, so that shifting or shrinking all states hides nothing, and
-    # noised while they are trained, so that a thousand users are not learnt by heart.
+    # Differs from the paper: several MLPs of different depth (`dis_depths`), because a prefix can
+    # hide from one of them alone, and a set of them for each task, because one prefix serves both.
+    # Their input is standardised over the batch, so that shifting or shrinking all states hides
+    # nothing, and noised while they are trained, so that a thousand users are not learnt by heart.
     """
 
     def __init__(self, cfg: CFPConfig, d_model: int, n_classes: int, n_tasks: int):
@@ -162,7 +169,8 @@ def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
 def forward(model: T5, prefix: Prefix | None, batches: list[Batch]) -> tuple[Tensor, list[Tensor]]:
     """rec_loss and u_emb of Algorithm 1, lines 4, 11 and 15, for one batch of prompts per task.
 
-    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of each task.
+    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of
+    each task.
     """
     rec_losses, u_emb = [], []
     for batch in batches:
@@ -175,8 +183,8 @@ def forward(model: T5, prefix: Prefix | None, batches: list[Batch]) -> tuple[Ten
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
     """L_dis of Eq. 3 in nats, (tasks,): about log c where the discriminator guesses blindly.
 
-    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices. Each entry is the
-    mean over the batch and over the task's members.
+    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices. Each entry
+    is the mean over the batch and over the task's members.
     """
     losses = [
         torch.stack(
@@ -193,7 +201,26 @@ def adversarial_loss(
     """L of Eq. 4: rec_loss - lambda * dis_loss, a scalar; `dis_loss` is one value or one per task.
 
     # Differs from the paper: a discriminator that does worse than blind guessing, whose loss is the
-    # labels' entropy `cap` (nats), counts as blind. Beyond that point the prefix would be rewarded for
-    # writing the attribute in reverse, which a fresh attacker reads just as well.
+    # labels' entropy `cap` (nats), counts as blind. Beyond that point the prefix would be rewarded
+    # for writing the attribute in reverse, which a fresh attacker reads just as well.
     """
     return rec_loss - lam * dis_loss.clamp(max=cap).mean()
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
+    """Descend `loss` in this optimizer's own parameters; all others stay fixed and get no gradient.
+
+    The gradient is scaled down to `max_norm` where it is longer.
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=params)
+    torch.nn.utils.clip_grad_norm_(params, max_norm)
+    optimizer.step()
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Each parameter group's learning rate becomes `factor` times its initial one."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * factor

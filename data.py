@@ -1,8 +1,8 @@
 """From people and items to the token ids that the recommender reads.
 
 In this order: the leave-one-out split, the negatives, item numbers, the tokenizer, the paper's two
-prompts, batches. Nothing but this file knows how text becomes tokens. Users and items are indices into
-a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its number.
+prompts, batches. Nothing but this file knows how text becomes tokens. Users and items are indices
+into a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its number.
 """
 
 import io
@@ -31,8 +31,9 @@ class Split(NamedTuple):
 def leave_one_out(histories: list[np.ndarray]) -> Split:
     """The last interaction is the test item, the one before it the validation item, the rest training.
 
-    # Paper silent: users with fewer than three. With two, the last is the test item, the other is for
-    # training and there is no validation item; with one, it is for training and the user is not tested.
+    # Paper silent: users with fewer than three. With two, the last is the test item, the other is
+    # for training and there is no validation item; with one, it is for training and the user is
+    # not tested.
     """
     train = [history[: -2 if len(history) > 2 else 1] for history in histories]
     valid = np.array([history[-2] if len(history) > 2 else -1 for history in histories])
@@ -43,9 +44,9 @@ def leave_one_out(histories: list[np.ndarray]) -> Split:
 def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndarray:
     """For each user `n` items that the user never interacted with, (users, n), in random order.
 
-    Drawn without replacement, once, from a seed; never a training, validation or test item of the user.
-    Where fewer than `n` such items exist (Insurance has 21 products in all) all of them are taken and
-    the row is filled up with -1.
+    Drawn without replacement, once, from a seed; never a training, validation or test item of the
+    user. Where fewer than `n` such items exist (Insurance has 21 products in all) all of them are
+    taken and the row is filled up with -1.
     """
     rng = np.random.default_rng([seed, 2])
     negatives = np.full((len(dataset.users), n), -1)
@@ -60,11 +61,11 @@ def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndar
 def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001) -> np.ndarray:
     """The number by which the text calls each item, (items,): 1001, 1002, .. in order of appearance.
 
-    Users are gone through in turn, each history from its beginning, and every item gets the next free
-    number when it is first met, so that items watched together have neighbouring numbers. Only training
-    items are gone through; an item that occurs in validation or test alone gets its number after them,
-    so the numbering tells nothing about what was held out.
-    Source: sequential indexing, Hua et al. 2023.
+    Users are gone through in turn, each history from its beginning, and every item gets the next
+    free number when it is first met, so that items watched together have neighbouring numbers.
+    Only training items are gone through; an item that occurs in validation or test alone gets its
+    number after them, so the numbering tells nothing about what was held out. Source: sequential
+    indexing, Hua et al. 2023.
     """
     seen = np.concatenate([*train, np.arange(n_items)])
     _, first_position = np.unique(seen, return_index=True)
@@ -73,9 +74,9 @@ def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001
     return numbers
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Text and tokens
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> bytes:
@@ -111,8 +112,8 @@ def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> 
 class Tokenizer:
     """A sentencepiece model, word by word.
 
-    No piece of these models crosses a space, so a text's pieces are those of its words one after the
-    other: words are encoded once and remembered, and a word's positions are known.
+    No piece of these models crosses a space, so a text's pieces are those of its words one after
+    the other: words are encoded once and remembered, and a word's positions are known.
     """
 
     def __init__(self, proto: bytes):
@@ -227,8 +228,8 @@ def training_example(
 ) -> Example:
     """The prompt whose answer is a user's training item at `position`; held-out items never occur.
 
-    A sequential prompt shows the training items before it. The candidates that a direct prompt lists are
-    drawn anew each time from the items outside the user's training history.
+    A sequential prompt shows the training items before it. The candidates that a direct prompt
+    lists are drawn anew each time from the items outside the user's training history.
     """
     train = corpus.split.train[user]
     if task == "sequential":
@@ -246,7 +247,8 @@ def training_example(
 def positions_of(corpus: Corpus, task: str) -> tuple[np.ndarray, np.ndarray]:
     """(users, positions) of every training interaction that can be the answer of this task's prompt.
 
-    A sequential prompt needs at least one item of history, so a user's first item is no answer there.
+    A sequential prompt needs at least one item of history, so a user's first item is no answer
+    there.
     """
     first = 1 if task == "sequential" else 0
     lengths = np.array([max(len(train) - first, 0) for train in corpus.split.train])
@@ -277,8 +279,8 @@ def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example
 def candidates_of(corpus: Corpus, task: str, user: int, part: str) -> np.ndarray:
     """What is ranked: the held-out item first, then the user's negatives.
 
-    When a direct prompt lists candidates, these are ranked and no others: an item that is not listed
-    could be told from the answer by that alone.
+    When a direct prompt lists candidates, these are ranked and no others: an item that is not
+    listed could be told from the answer by that alone.
     """
     negatives = corpus.negatives[user]
     if task == "direct" and corpus.prompt_candidates:

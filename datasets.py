@@ -1,7 +1,8 @@
 """The data sets: who interacted with what in which order, and what is known about the people.
 
-The toy world, MovieLens-1M, MovieLens-100K, Insurance and any data set in RecBole's atomic files, each
-read by one function that checks every line and says which file and line is wrong and what to do.
+The toy world, MovieLens-1M, MovieLens-100K, Insurance and any data set in RecBole's atomic files,
+each read by one function that checks every line and says which file and line is wrong and what to
+do.
 """
 
 import hashlib
@@ -86,8 +87,8 @@ def load_dataset(
 ) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
-    `seed` and `toy_users` matter to the toy world only. Without a folder, MovieLens-1M is downloaded
-    into data/ml-1m. Raises InputError naming file and line.
+    `seed` and `toy_users` matter to the toy world only. Without a folder, MovieLens-1M is
+    downloaded into data/ml-1m. Raises InputError naming file and line.
     """
     if name == "toy":
         return load_toy(seed, toy_users)
@@ -197,9 +198,10 @@ def build(
 ) -> Dataset:
     """A Dataset from (user, item, time) triples in the order of the file at `path`.
 
-    Interactions are ordered by time with a stable sort: those of one user at the same second (about half
-    of MovieLens-1M's) stay in the order of the file, never in the order of the item ids. Users without an
-    interaction, items without one and repeats of the same user and item are left out and counted.
+    Interactions are ordered by time with a stable sort: those of one user at the same second
+    (about half of MovieLens-1M's) stay in the order of the file, never in the order of the item
+    ids. Users without an interaction, items without one and repeats of the same user and item are
+    left out and counted.
     """
     if not interactions:
         raise InputError(f"{path}: no interactions in it; copy it again")
@@ -266,8 +268,8 @@ def load_ml1m(folder: Path) -> Dataset:
 def load_ml100k(folder: Path) -> Dataset:
     """MovieLens-100K: gender 2, age 7, occupation 21 classes.
 
-    Years of age become MovieLens-1M's seven classes; the occupations are u.user's own 21, by alphabet.
-    Raises InputError naming file and line.
+    Years of age become MovieLens-1M's seven classes; the occupations are u.user's own 21, by
+    alphabet. Raises InputError naming file and line.
     """
     folder = Path(folder)
     users, items, titles, genres, interactions = {}, {}, [], [], []
@@ -307,14 +309,15 @@ def age_class(years: int) -> int:
 def load_insurance(folder: Path) -> Dataset:
     """Insurance (Zimnat, `Train.csv`): gender 2, marital status 7, occupation 6, age 5 classes.
 
-    gender is `sex`; marital the seven capital letters of `marital_status` (one user has a stray small f
-    and is left out, counted); occupation is `occupation_category_code`, whose six values are the paper's
-    six (`occupation_code` has hundreds).
-    # Paper silent: how `birth_year` becomes five classes; we take the age at the end of the data (2020)
-    # in steps of ten years: under 30, 30-39, 40-49, 50-59, 60 and over.
-    Purchases carry no time. # Paper silent: their order; we shuffle each user's with a fixed seed of our
-    own, the same in every run, because the order of the columns would make the held-out product the
-    rightmost one, the same few products for everybody. Raises InputError naming file and line.
+    gender is `sex`; marital the seven capital letters of `marital_status` (one user has a stray
+    small f and is left out, counted); occupation is `occupation_category_code`, whose six values
+    are the paper's six (`occupation_code` has hundreds).
+    # Paper silent: how `birth_year` becomes five classes; we take the age at the end of the data
+    # (2020) in steps of ten years: under 30, 30-39, 40-49, 50-59, 60 and over.
+    Purchases carry no time. # Paper silent: their order; we shuffle each user's with a fixed seed
+    of our own, the same in every run, because the order of the columns would make the held-out
+    product the rightmost one, the same few products for everybody. Raises InputError naming file
+    and line.
     """
     path = Path(folder) / "Train.csv"
     head = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
@@ -379,11 +382,12 @@ def load_insurance(folder: Path) -> Dataset:
 def load_recbole(name: str, folder: Path) -> Dataset:
     """A data set in RecBole's atomic files: NAME.inter and NAME.user, and NAME.item if there is one.
 
-    Tab-separated, the first line names each column as `field:type`. Every `token` column of NAME.user
-    becomes an attribute with its values, by alphabet, as classes; an `age` in whole years (token or
-    float, more than ten different ones) becomes MovieLens-1M's seven classes. Interactions are ordered
-    by `timestamp`, where there is none by their order in the file. A title is the item's first column
-    with 'title' or 'name' in its field. Raises InputError naming file and line.
+    Tab-separated, the first line names each column as `field:type`. Every `token` column of
+    NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in whole
+    years (token or float, more than ten different ones) becomes MovieLens-1M's seven classes.
+    Interactions are ordered by `timestamp`, where there is none by their order in the file. A
+    title is the item's first column with 'title' or 'name' in its field. Raises InputError naming
+    file and line.
     """
     folder = Path(folder)
     if not (folder / f"{name}.inter").exists():
@@ -463,8 +467,8 @@ def load_recbole(name: str, folder: Path) -> Dataset:
 def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=print) -> Path:
     """MovieLens-1M's three files in `folder`, downloaded from GroupLens if they are not there yet.
 
-    The zip is checked against its published MD5 before anything is taken out of it, and three members
-    are read by name; a failure leaves nothing behind. Raises InputError.
+    The zip is checked against its published MD5 before anything is taken out of it, and three
+    members are read by name; a failure leaves nothing behind. Raises InputError.
     """
     if all((folder / name).exists() for name in ML1M_FILES):
         return folder

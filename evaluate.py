@@ -2,7 +2,8 @@
 
 Hit@k: the held-out item among the user's negatives, ties counted against the model.
 AUC: who is attacked, with what, on whom. Attackers are trained after the fact on the frozen model's
-states of some users and tested on users they never saw; they never took part in the prompt's training.
+states of some users and tested on users they never saw; they never took part in the prompt's
+training.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from cfp import MLP, mean_user_state
+from cfp import MLP, Discriminator, mean_user_state
 from data import Corpus, candidates_of, collate, held_out_example
 from model import T5, Prefix, score_candidates
 
@@ -19,9 +20,9 @@ FOLDS = 5
 BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Recommendation: Hit@k
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 def held_out_batches(
@@ -81,8 +82,9 @@ def held_out_ranks(
 def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
     """Rank, 1 is best, of column 0 of each row (b, i) among its first `n_candidates` columns.
 
-    Ties count against the model: a candidate with the same score stands before the right one, and so
-    does a score that is not a number. A model that gives all items the same score gets the last rank.
+    Ties count against the model: a candidate with the same score stands before the right one, and
+    so does a score that is not a number. A model that gives all items the same score gets the last
+    rank.
     """
     ranks = np.empty(len(scores), dtype=np.int64)
     for row, n in enumerate(n_candidates):
@@ -109,16 +111,27 @@ def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
     return [float(hits.mean()), *map(float, np.quantile(draws, [0.025, 0.975]))]
 
 
-# ---------------------------------------------------------------------------------------------------
+def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `n` users who have a held-out item in `part`, in ascending order."""
+    users = np.flatnonzero(getattr(corpus.split, part) >= 0)
+    return users if len(users) <= n else np.sort(rng.choice(users, n, replace=False))
+
+
+def validation_hit(model: T5, corpus: Corpus, task: str, users: np.ndarray, prefix=None) -> float:
+    """Hit@10 on validation items, a fraction in [0, 1]."""
+    return (held_out_ranks(model, corpus, task, "valid", users, prefix) <= 10).mean()
+
+
+# -------------------------------------------------------------------------------------------------
 # AUC
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """P(score of a positive > score of a negative) + half P(equal), in [0, 1].
 
-    `scores` (users,), `positive` (users,) bool. `weights` (draws, users) counts every user that often
-    and gives one value per draw; NaN where a draw has no positives or no negatives.
+    `scores` (users,), `positive` (users,) bool. `weights` (draws, users) counts every user that
+    often and gives one value per draw; NaN where a draw has no positives or no negatives.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
     order = np.argsort(scores, kind="stable")
@@ -138,7 +151,8 @@ def macro_auc(
     """AUC of an attribute with any number of classes: (draws,), or one value without weights.
 
     `scores` (users, c), `labels` (users,). Binary: the AUC of class 1 against class 0.
-    # Paper silent: AUC for more than two classes; we take the mean over classes of each class against
+    # Paper silent: AUC for more than two classes; we take the mean over classes of each class
+    # against
     all others (macro one-vs-rest), over all classes that occur.
     """
     n_classes = scores.shape[1]
@@ -148,9 +162,9 @@ def macro_auc(
     return np.nanmean(per_class, axis=0)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Attackers
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 def make_folds(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -204,8 +218,8 @@ def attack_mlp(
 ) -> np.ndarray:
     """Cross-fitted scores (users, c) of the paper's seven-layer MLP (appendix A.3).
 
-    The five folds' networks are trained side by side (vmap) with AdamW, for 30 passes over their training
-    users; each is tested as it was when its AUC on its validation users was best.
+    The five folds' networks are trained side by side (vmap) with AdamW, for 30 passes over their
+    training users; each is tested as it was when its AUC on its validation users was best.
     """
     torch.manual_seed(seed)
     nets = [MLP(x.shape[1], n_classes, depth=7, hidden=128, dropout=0.3) for _ in parts]
@@ -243,12 +257,12 @@ ATTACKERS = {"logistic regression": attack_logistic, "seven-layer MLP": attack_m
 def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, seed: int) -> dict:
     """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
 
-    Five folds over the users, stratified by class: an attacker is tested on one, chooses what it has to
-    choose on a second and is trained on the other three, so that every user is tested once. Features are
-    standardised (no label is looked at for that). Scores become ranks within their fold before they are
-    pooled, because five models have no common scale.
-    Returns "auc", "strongest" and "by attacker". "auc" is the strongest attacker's [AUC, low, high], with
-    a 95% interval over resampled users. The strongest is the one whose AUC is farthest from one half on
+    Five folds over the users, stratified by class: an attacker is tested on one, chooses what it
+    has to choose on a second and is trained on the other three, so that every user is tested once.
+    Features are standardised (no label is looked at for that). Scores become ranks within their
+    fold before they are pooled, because five models have no common scale. Returns "auc",
+    "strongest" and "by attacker". "auc" is the strongest attacker's [AUC, low, high], with a 95%
+    interval over resampled users. The strongest is the one whose AUC is farthest from one half on
     the tested users: a choice that errs towards finding a leak.
     """
     rng = np.random.default_rng([seed, 4])
@@ -281,3 +295,147 @@ def ranks_within(scores: np.ndarray) -> np.ndarray:
         _, inverse, counts = np.unique(scores[:, c], return_inverse=True, return_counts=True)
         out[:, c] = (np.cumsum(counts) - (counts - 1) / 2)[inverse] / len(scores)
     return out
+
+
+# -------------------------------------------------------------------------------------------------
+# The table that a run ends with
+# -------------------------------------------------------------------------------------------------
+
+
+def before_and_after(
+    model: T5,
+    corpus: Corpus,
+    tasks: list[str],
+    attr: str,
+    prefix: Prefix,
+    discriminator: Discriminator,
+    seed: int,
+) -> dict:
+    """What results.json says of a run: the test items are looked at here, once."""
+    users = np.flatnonzero(corpus.split.test >= 0)
+    popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
+    n_candidates = [len(candidates_of(corpus, task, users[0], "test")) for task in tasks]
+    return {
+        "tasks": tasks,
+        "users": len(users),
+        "candidates": dict(zip(tasks, n_candidates)),
+        "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
+        "before": {task: measure(model, corpus, task, attr, None, seed) for task in tasks},
+        "after": {task: measure(model, corpus, task, attr, prefix, seed) for task in tasks},
+        "ceiling": {attr: history_ceiling(corpus, attr, seed)},
+        "co-trained auc": {
+            task: {attr: co_trained_auc(model, corpus, task, attr, prefix, discriminator, t)}
+            for t, task in enumerate(tasks)
+        },
+    }
+
+
+def measure(
+    model: T5, corpus: Corpus, task: str, attr: str, prefix: Prefix | None, seed: int
+) -> dict:
+    """Hit@k on the test items, and the fresh attackers on the user states of the same prompts.
+
+    "floor" is the same attack on the same states with the labels shuffled among the users.
+    """
+    users = np.flatnonzero(corpus.split.test >= 0)
+    labels = corpus.dataset.labels(attr)[users]
+    shuffled = np.random.default_rng([seed, 8]).permutation(labels)
+    states = user_states(model, corpus, task, "test", users, prefix)
+    attacked = attack(states, labels, None, seed)
+    return {
+        **hits(held_out_ranks(model, corpus, task, "test", users, prefix), seed),
+        "auc": {attr: attacked["auc"][0]},
+        "auc interval": {attr: attacked["auc"][1:]},
+        "attackers": {attr: attacked},
+        "floor": {attr: attack(states, shuffled, None, seed)},
+    }
+
+
+def hits(ranks: np.ndarray, seed: int) -> dict:
+    """hit@1, hit@3 and hit@10 as fractions, each with its interval."""
+    values = {f"hit@{k}": hit_at(ranks, k, seed) for k in (1, 3, 10)}
+    return {name: value for name, (value, *_) in values.items()} | {
+        f"{name} interval": interval for name, (_, *interval) in values.items()
+    }
+
+
+def co_trained_auc(
+    model: T5,
+    corpus: Corpus,
+    task: str,
+    attr: str,
+    prefix: Prefix,
+    discriminator: Discriminator,
+    task_index: int,
+) -> float:
+    """AUC of the training adversary itself on the test prompts: the optimistic figure.
+
+    It was trained together with the prefix, which learnt to hide from just this one, and it has
+    seen these users' labels. Its score is the mean log-probability over its members.
+    """
+    users = np.flatnonzero(corpus.split.test >= 0)
+    states = torch.from_numpy(user_states(model, corpus, task, "test", users, prefix))
+    discriminator.eval()
+    with torch.no_grad():
+        user_bd = states.to(next(discriminator.parameters()).device)
+        members = [logits.log_softmax(-1) for logits in discriminator(user_bd, task_index)]
+    scores = torch.stack(members).mean(0).cpu().numpy()
+    return float(macro_auc(scores, corpus.dataset.labels(attr)[users])[0])
+
+
+def history_ceiling(corpus: Corpus, attr: str, seed: int) -> dict:
+    """The same attack on the raw history: which items a user interacted with before the test item."""
+    users = np.flatnonzero(corpus.split.test >= 0)
+    features = np.zeros((len(users), len(corpus.numbers)), dtype=np.float32)
+    for row, user in enumerate(users):
+        features[row, corpus.dataset.histories[user][:-1]] = 1.0
+    return attack(features, corpus.dataset.labels(attr)[users], None, seed)
+
+
+def table(results: dict) -> str:
+    """The table that a run ends with, from what stands in results.json; figures in percent."""
+    attr, lines = results["attr"], []
+
+    def cell(value: float, interval: list[float] | None = None) -> str:
+        text = f"{100 * value:.1f}"
+        return (
+            text
+            if interval is None
+            else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+        )
+
+    for task in results["tasks"]:
+        lines += [
+            f"{task} recommendation, the test item among {results['candidates'][task]} candidates, "
+            f"{results['users']} users (%)",
+            f"  {'':<12}{'Hit@1':<20}{'Hit@3':<20}{'Hit@10':<20}{attr} AUC of the strongest attacker",
+        ]
+        for key, name in ("popularity", "popularity"), ("before", "P5"), ("after", "P5 + CFP"):
+            row = results[key][task]
+            cells = [cell(row[f"hit@{k}"], row[f"hit@{k} interval"]) for k in (1, 3, 10)]
+            if "auc" in row:
+                attacked = row["attackers"][attr]
+                cells.append(
+                    f"{cell(row['auc'][attr], row['auc interval'][attr])} {attacked['strongest']}"
+                )
+            lines.append(f"  {name:<12}{''.join(f'{text:<20}' for text in cells)}".rstrip())
+        before, after = results["before"][task], results["after"][task]
+        lines += [
+            f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
+            f"floor (shuffled labels) {cell(*bracket(after['floor'][attr]))}, "
+            f"ceiling (raw history) {cell(*bracket(results['ceiling'][attr]))};",
+            f"  the co-trained discriminator's own {cell(results['co-trained auc'][task][attr])} is no "
+            "evidence: the prompt learnt to hide from just this one.",
+            "",
+        ]
+    lines += [
+        "AUC 50 is chance; below 50 is a leak as well. Attackers are fresh: logistic regression and a",
+        "seven-layer MLP, trained afterwards on some users' token states and tested on others' (five",
+        "folds); the one farther from 50 is shown. Brackets are 95% bootstrap intervals over users.",
+    ]
+    return "\n".join(lines)
+
+
+def bracket(attacked: dict) -> tuple[float, list[float]]:
+    """(AUC, interval) of what `attack` returns."""
+    return attacked["auc"][0], attacked["auc"][1:]

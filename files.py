@@ -1,7 +1,7 @@
 """Reading and writing files so that nothing is lost and nothing is let in.
 
-Tensors live in the safetensors format (https://github.com/huggingface/safetensors): a length, a JSON
-header, the bytes. There is no pickle in anything that this project reads or writes.
+Tensors live in the safetensors format (https://github.com/huggingface/safetensors): a length, a
+JSON header, the bytes. There is no pickle in anything that this project reads or writes.
 """
 
 import json

@@ -3,8 +3,9 @@
 One letter per axis, as a suffix on tensors (the key that every other file refers to):
 
     b batch            s source tokens     y target tokens     n prefix tokens    d d_model
-    h attention heads  e width of a head   f feed-forward      v vocabulary       c attribute classes
-    i candidate items  l layers            k keys attended to  t nodes of a tree of candidates
+    h attention heads  e width of a head   f feed-forward      v vocabulary       c attribute
+    classes i candidate items  l layers            k keys attended to  t nodes of a tree of
+    candidates
 
 What is particular to this project is one hook: every self-attention layer may be handed a `prefix`,
 keys and values that it attends to beside the text's own. This file does not know what they mean.
@@ -60,7 +61,8 @@ class T5Config:
 class Prefix(NamedTuple):
     """Keys and values for every self-attention layer of a stack: (l, 2, b or 1, h, n, e), or None.
 
-    Index 0 of the second axis holds the keys, index 1 the values. A batch axis of 1 serves all rows.
+    Index 0 of the second axis holds the keys, index 1 the values. A batch axis of 1 serves all
+    rows.
     """
 
     encoder: Tensor | None
@@ -375,9 +377,9 @@ def init_from_scratch(model: T5, generator: torch.Generator) -> None:
             param.normal_(0.0, std[kind], generator=generator)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Answers: the most probable text, and the exact probability of each candidate item
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -488,9 +490,9 @@ def score_candidates(
     return torch.stack(scores)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Files: the public layout, `config.json` beside `model.safetensors`
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 
 # checkpoint name -> our name; {i} stands for the layer
 T5_NAMES = {

@@ -11,8 +11,9 @@ from files import InputError, write_atomically
 class Run:
     """A new folder under runs/: config.json, log.txt, metrics.jsonl, and the progress on the screen.
 
-    Every line that `say` and `progress` print is in log.txt too. Raises InputError if `folder` exists and
-    is not empty; without a folder the first free one of runs/NAME, runs/NAME-2, .. is taken.
+    Every line that `say` and `progress` print is in log.txt too. Raises InputError if `folder`
+    exists and is not empty; without a folder the first free one of runs/NAME, runs/NAME-2, .. is
+    taken.
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
@@ -52,8 +53,8 @@ class Run:
     def progress(self, stage: str, step: int, steps: int, **numbers: float) -> None:
         """Stage, step of steps, numbers and the time left; called after every step.
 
-        On a terminal one line is redrawn in place, elsewhere and in log.txt a line appears every tenth
-        of the way. The same lines, as JSON, are in metrics.jsonl.
+        On a terminal one line is redrawn in place, elsewhere and in log.txt a line appears every
+        tenth of the way. The same lines, as JSON, are in metrics.jsonl.
         """
         now = time.monotonic()
         if stage != self.stage:

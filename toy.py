@@ -7,7 +7,8 @@ choice noise), all drawn independently of one another:
     age_u        ~ MovieLens-1M's shares of 7   length_u    ~ uniform over 28 .. 44 movies
     occupation_u ~ even over 21                 noise_u,t,i ~ Gumbel(0, 1), per step and movie
 
-    preference_u = effect * (0.45 B_gender[gender_u] + 0.7 B_age[age_u] + 0.6 B_occupation[occupation_u])
+    preference_u = effect * (0.45 B_gender[gender_u] + 0.7 B_age[age_u] + 0.6
+    B_occupation[occupation_u])
                    + 0.9 taste_u                                                 one entry per genre
     score_u,t,i  = 0.7 log_popularity_i + preference_u[genre_i]
                    + 4   [movie i is the sequel of the movie watched at step t - 1]
@@ -15,11 +16,11 @@ choice noise), all drawn independently of one another:
                    + noise_u,t,i
     watched_u,t  = the unseen movie i with the largest score_u,t,i
 
-So a user's history tells about the attributes (through preference), about the private taste, and the
-last movies depend on the ones before. Because the noise is an input like the others, the model answers
-counterfactual questions exactly: `watch` with one attribute set to another value and everything else
-unchanged gives the twin's history (definition 2.1 of the paper). `effect` = 0 is a world in which the
-attributes cause nothing.
+So a user's history tells about the attributes (through preference), about the private taste, and
+the last movies depend on the ones before. Because the noise is an input like the others, the model
+answers counterfactual questions exactly: `watch` with one attribute set to another value and
+everything else unchanged gives the twin's history (definition 2.1 of the paper). `effect` = 0 is a
+world in which the attributes cause nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def make_world(seed: int, n_users: int, effect: float = 1.0) -> World:
         "age": rng.choice(7, n_users, p=AGE_SHARES),
         "occupation": rng.integers(21, size=n_users),
     }
-    ages, genres = np.arange(7)[:, None], np.arange(n_genres)[None, :]
+    ages = np.arange(7)[:, None]
     gender_sign = rng.permutation(np.repeat([-1.0, 1.0], n_genres // 2))
     weights = {
         "gender": np.stack([gender_sign, -gender_sign]),

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import datasets
 from data import TASKS
 from model import T5, T5Config, init_from_scratch
-from train import P5Config, make_corpus
+from p5 import P5Config, make_corpus
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,8 @@ ML100K = {
         + "\n"
         for i in (1, 2, 3, 4)
     ),
-    "u.data": "1\t1\t5\t10\n1\t2\t4\t20\n1\t3\t1\t30\n2\t2\t3\t5\n2\t1\t3\t6\n3\t4\t2\t2\n3\t1\t2\t9\n3\t2\t2\t9\n",
+    "u.data": "1\t1\t5\t10\n1\t2\t4\t20\n1\t3\t1\t30\n2\t2\t3\t5\n"
+    "2\t1\t3\t6\n3\t4\t2\t2\n3\t1\t2\t9\n3\t2\t2\t9\n",
 }
 PRODUCTS = "P5DA,RIBP,8NN1,7POT"
 INSURANCE = {
