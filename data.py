@@ -228,8 +228,9 @@ def training_example(
 ) -> Example:
     """The prompt whose answer is a user's training item at `position`; held-out items never occur.
 
-    A sequential prompt shows the training items before it. The candidates that a direct prompt
-    lists are drawn anew each time from the items outside the user's training history.
+    A sequential prompt shows the training items before it. The candidates that a direct prompt lists
+    are drawn anew each time from the items that the user never interacted with, so that a held-out
+    item is not in a training prompt even as a wrong answer.
     """
     train = corpus.split.train[user]
     if task == "sequential":

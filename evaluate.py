@@ -322,6 +322,9 @@ def before_and_after(
         "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
         "before": {task: measure(model, corpus, task, attr, None, seed) for task in tasks},
         "after": {task: measure(model, corpus, task, attr, prefix, seed) for task in tasks},
+        "floor": {
+            task: {attr: shuffled_floor(model, corpus, task, attr, prefix, seed)} for task in tasks
+        },
         "ceiling": {attr: history_ceiling(corpus, attr, seed)},
         "co-trained auc": {
             task: {attr: co_trained_auc(model, corpus, task, attr, prefix, discriminator, t)}
@@ -333,13 +336,9 @@ def before_and_after(
 def measure(
     model: T5, corpus: Corpus, task: str, attr: str, prefix: Prefix | None, seed: int
 ) -> dict:
-    """Hit@k on the test items, and the fresh attackers on the user states of the same prompts.
-
-    "floor" is the same attack on the same states with the labels shuffled among the users.
-    """
+    """Hit@k on the test items, and the fresh attackers on the user states of the same prompts."""
     users = np.flatnonzero(corpus.split.test >= 0)
     labels = corpus.dataset.labels(attr)[users]
-    shuffled = np.random.default_rng([seed, 8]).permutation(labels)
     states = user_states(model, corpus, task, "test", users, prefix)
     attacked = attack(states, labels, None, seed)
     return {
@@ -347,7 +346,6 @@ def measure(
         "auc": {attr: attacked["auc"][0]},
         "auc interval": {attr: attacked["auc"][1:]},
         "attackers": {attr: attacked},
-        "floor": {attr: attack(states, shuffled, None, seed)},
     }
 
 
@@ -381,6 +379,15 @@ def co_trained_auc(
         members = [logits.log_softmax(-1) for logits in discriminator(user_bd, task_index)]
     scores = torch.stack(members).mean(0).cpu().numpy()
     return float(macro_auc(scores, corpus.dataset.labels(attr)[users])[0])
+
+
+def shuffled_floor(
+    model: T5, corpus: Corpus, task: str, attr: str, prefix: Prefix | None, seed: int
+) -> dict:
+    """The same attack on the same states with the labels shuffled among the users: nothing to find."""
+    users = np.flatnonzero(corpus.split.test >= 0)
+    labels = np.random.default_rng([seed, 8]).permutation(corpus.dataset.labels(attr)[users])
+    return attack(user_states(model, corpus, task, "test", users, prefix), labels, None, seed)
 
 
 def history_ceiling(corpus: Corpus, attr: str, seed: int) -> dict:
@@ -422,10 +429,11 @@ def table(results: dict) -> str:
         before, after = results["before"][task], results["after"][task]
         lines += [
             f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
-            f"floor (shuffled labels) {cell(*bracket(after['floor'][attr]))}, "
+            f"floor (shuffled labels) {cell(*bracket(results['floor'][task][attr]))}, "
             f"ceiling (raw history) {cell(*bracket(results['ceiling'][attr]))};",
-            f"  the co-trained discriminator's own {cell(results['co-trained auc'][task][attr])} is no "
-            "evidence: the prompt learnt to hide from just this one.",
+            f"  The co-trained discriminator's own AUC is {cell(results['co-trained auc'][task][attr])}: no "
+            "evidence, since it knew these users' labels",
+            "  and the prompt learnt to hide from it alone.",
             "",
         ]
     lines += [

@@ -76,7 +76,7 @@ def train_p5(corpus: Corpus, model: T5, cfg: P5Config, seed: int, run: Run) -> N
     """Train all weights of `model` on direct and sequential prompts, in place; keep the best.
 
     Every training interaction is as likely to be the answer as any other. The validation items
-    decide which weights are kept: the mean Hit@10 of both tasks, over at most 1,000 users.
+    decide which weights are kept: the mean Hit@10 of both tasks, over at most 500 users.
     """
     rng = np.random.default_rng([seed, 5])
     is_embedding = lambda name: "embedding" in name or "relative_bias" in name
@@ -90,7 +90,7 @@ def train_p5(corpus: Corpus, model: T5, cfg: P5Config, seed: int, run: Run) -> N
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
-    sample = some_users(corpus, "valid", 1000, rng)
+    sample = some_users(corpus, "valid", 500, rng)
     best, best_hit = None, -1.0
     device = next(model.parameters()).device
     for number in range(1, cfg.steps + 1):
@@ -147,7 +147,8 @@ def p5_backbone(
         f"P5 backbone: training a T5 of {count / 1e6:.2f} M parameters from scratch into {folder}"
     )
     train_p5(corpus, model, p5, seed, run)
-    temporary = Path(tempfile.mkdtemp(dir="runs", prefix=".p5."))
+    folder.parent.mkdir(exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".p5."))
     try:
         save_backbone(model, temporary)
         write_atomically(temporary / "tokenizer.model", corpus.tokenizer.proto)

@@ -1,0 +1,286 @@
+"""Equations 3 and 4 by hand, the prefix, and who moves in which phase of Algorithm 1."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_t5
+
+import train
+from cfp import (
+    CFP,
+    MLP,
+    PAPER_SCHEDULE,
+    CFPConfig,
+    Discriminator,
+    adversarial_loss,
+    discriminator_loss,
+    forward,
+    mean_user_state,
+    step,
+)
+from data import TASKS, collate, training_example
+
+SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
+
+
+class SilentRun:
+    """Takes what a Run takes, and keeps it."""
+
+    def __init__(self):
+        self.lines, self.metrics = [], []
+
+    def progress(self, stage, step, steps, **numbers):
+        self.lines.append((stage, step, steps, numbers))
+
+    def metric(self, **values):
+        self.metrics.append(values)
+
+
+def batch_of(corpus, rng, size=6):
+    users = rng.permutation(len(corpus.dataset.users))[:size]
+    return users, [
+        collate(corpus, [training_example(corpus, task, u, 4, rng) for u in users])
+        for task in TASKS
+    ]
+
+
+def test_eq3_mean_of_the_users_tokens_by_hand():
+    states = torch.tensor(
+        [[[1.0, 0.0], [3.0, 2.0], [100.0, 100.0]], [[5.0, 5.0], [9.0, 9.0], [1.0, 3.0]]]
+    )
+    user_mask = torch.tensor([[True, True, False], [False, False, True]])
+    assert mean_user_state(states, user_mask).tolist() == [[2.0, 1.0], [1.0, 3.0]]
+
+
+def test_eq3_cross_entropy_by_hand():
+    """One linear member with known weights on two standardised users: +-1 / sqrt(2)."""
+    cfg = replace(SMALL, dis_depths=(1,), dis_noise=0.0)
+    discriminator = Discriminator(cfg, d_model=1, n_classes=2, n_tasks=1)
+    with torch.no_grad():
+        discriminator.members[0][0].out.weight.copy_(torch.tensor([[0.0], [2.0]]))
+        discriminator.members[0][0].out.bias.zero_()
+    loss = discriminator_loss(discriminator, [torch.tensor([[3.0], [5.0]])], torch.tensor([0, 1]))
+    logit = 2 / math.sqrt(2)  # of class 1 for the second user, minus that for the first
+    assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-logit))], rel=1e-4)
+
+
+def test_blind_discriminator_loses_log_c():
+    cfg = replace(SMALL, dis_noise=0.0)
+    discriminator = Discriminator(cfg, 4, 7, 2)
+    for param in discriminator.parameters():
+        torch.nn.init.zeros_(param)
+    u_emb = [torch.randn(9, 4), torch.randn(9, 4)]
+    loss = discriminator_loss(discriminator, u_emb, torch.arange(9) % 7)
+    assert loss.tolist() == pytest.approx([math.log(7)] * 2)
+
+
+def test_eq4_by_hand():
+    """L = rec_loss - lambda * dis_loss; the sign of lambda, the mean over tasks, the cap of each."""
+    rec, dis = torch.tensor(5.0), torch.tensor([0.5, 0.9])
+    assert adversarial_loss(rec, dis, lam=10.0).item() == pytest.approx(5 - 10 * 0.7)
+    assert adversarial_loss(rec, dis, lam=10.0, cap=0.6).item() == pytest.approx(5 - 10 * 0.55)
+    assert adversarial_loss(rec, torch.tensor(0.5), lam=2.0).item() == pytest.approx(4.0)
+
+
+def test_at_the_cap_the_prefix_gains_nothing_from_a_worse_discriminator():
+    dis = torch.tensor([0.5, 0.9], requires_grad=True)
+    adversarial_loss(torch.tensor(5.0), dis, lam=10.0, cap=0.6).backward()
+    assert dis.grad.tolist() == [-5.0, 0.0]
+
+
+def test_empty_prefix_changes_nothing(corpus, model, rng):
+    empty = CFP(replace(SMALL, prefix_len=0), model.cfg).frozen()
+    _, batch = batch_of(corpus, rng)
+    for (rec, u_emb), (rec_without, u_emb_without) in [
+        (forward(model, empty, batch), forward(model, None, batch))
+    ]:
+        assert torch.equal(rec, rec_without)
+        assert all(torch.equal(a, b) for a, b in zip(u_emb, u_emb_without))
+
+
+def test_prefix_has_the_shape_of_keys_and_values():
+    backbone = random_t5(50, num_layers=3, num_decoder_layers=1)
+    prefix = CFP(replace(SMALL, prefix_len=5), backbone.cfg)()
+    assert prefix.encoder.shape == (3, 2, 1, 4, 5, 16)
+    assert prefix.decoder.shape == (1, 2, 1, 4, 5, 16)
+
+
+def test_forward_takes_the_state_at_the_users_tokens(corpus, model, rng):
+    _, batch = batch_of(corpus, rng)
+    _, u_emb = forward(model, None, batch)
+    encoded = model.encode(batch[0].input_ids, batch[0].mask)
+    by_hand = torch.stack([row[mask].mean(0) for row, mask in zip(encoded, batch[0].user_mask)])
+    assert torch.allclose(u_emb[0], by_hand, atol=1e-6)
+
+
+def test_classifier_has_no_state_that_moves_and_gives_logits():
+    net = MLP(4, 3, depth=7, hidden=8, dropout=0.0)
+    assert sum(isinstance(m, torch.nn.Linear) for m in net.modules()) == 7
+    assert list(net.buffers()) == []
+    assert not torch.allclose(net(torch.randn(5, 4) * 100).sum(-1), torch.ones(5))
+
+
+def test_step_moves_its_own_player_alone_and_forgets_old_gradients():
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    before = copy.deepcopy(b.state_dict())
+    optimizer = torch.optim.SGD(a.parameters(), lr=1.0)
+    for param in a.parameters():
+        param.grad = torch.full_like(param, 1e6)  # left over from somewhere
+    kept = a.weight.detach().clone()
+    loss = b(a(torch.ones(1, 2))).sum()
+    expected = torch.autograd.grad(loss, a.weight, retain_graph=True)[0]
+    step(optimizer, loss, max_norm=1e9)
+    assert torch.allclose(a.weight, kept - expected)
+    assert all(torch.equal(b.state_dict()[key], value) for key, value in before.items())
+    assert all(param.grad is None for param in b.parameters())
+
+
+class Spy:
+    """Stands in for `train.step`: notes who moved, whose gradients exist, and takes the step."""
+
+    def __init__(self, model, monkeypatch):
+        self.calls, self.model = [], model
+        self.players = {}
+        real_cfp, real_dis, real_step = CFP, Discriminator, train.step
+        monkeypatch.setattr(train, "CFP", lambda *a: self.players.setdefault("P", real_cfp(*a)))
+        monkeypatch.setattr(
+            train, "Discriminator", lambda *a: self.players.setdefault("C", real_dis(*a))
+        )
+
+        def spy_step(optimizer, loss):
+            before = {name: self.snapshot(name) for name in "MPC"}
+            real_step(optimizer, loss)
+            moved = "".join(
+                name for name in "MPC" if not self.same(before[name], self.snapshot(name))
+            )
+            self.calls.append(moved)
+            assert all(param.grad is None for param in self.model.parameters())
+
+        monkeypatch.setattr(train, "step", spy_step)
+
+    def snapshot(self, name):
+        player = self.model if name == "M" else self.players[name]
+        return {key: value.clone() for key, value in player.state_dict().items()}
+
+    @staticmethod
+    def same(a, b):
+        return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def run_algorithm_1(corpus, model, cfg, seed=0):
+    run = SilentRun()
+    labels = corpus.dataset.labels("gender")
+    return train.train_cfp(corpus, model, labels, list(TASKS), cfg, seed, run), run
+
+
+def test_algorithm_1_moves_one_player_per_phase(corpus, model, monkeypatch):
+    """T = 2 prefix steps a batch; at every third (R) batch T' = 3 on L_rec and 4 of the discriminator."""
+    cfg = replace(SMALL, inner_steps=2, rec_steps=3, dis_steps=4, every=3, epochs=2, batch_size=10)
+    spy = Spy(model, monkeypatch)
+    before = copy.deepcopy(model.state_dict())
+    run_algorithm_1(corpus, model, cfg)
+    a_batch, an_rth = ["P"] * 2, ["P"] * 3 + ["C"] * 4
+    assert spy.calls == (a_batch * 2 + a_batch + an_rth) * 4  # 60 users: 6 batches, twice
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(param.requires_grad or param.grad is not None for param in model.parameters())
+
+
+def test_phases_descend_what_they_should(corpus, model, monkeypatch):
+    """Each call's loss is the one of its lines: L, then L_rec, then L_dis."""
+    cfg = replace(
+        SMALL,
+        inner_steps=1,
+        rec_steps=1,
+        dis_steps=1,
+        batch_size=60,
+        dis_noise=0.0,
+        dis_dropout=0.0,
+    )
+    seen, real = [], {}
+    for name in ("forward", "discriminator_loss", "adversarial_loss", "step"):
+        real[name] = getattr(train, name)
+
+    def note(name):
+        def wrapped(*args):
+            out = real[name](*args)
+            seen.append((name, args, out))
+            return out
+
+        return wrapped
+
+    for name in real:
+        monkeypatch.setattr(train, name, note(name))
+    run_algorithm_1(corpus, model, cfg)
+    assert [name for name, *_ in seen] == [
+        *("forward", "discriminator_loss", "adversarial_loss", "step"),  # lines 4-7
+        *("forward", "step"),  # 11-12
+        *("forward", "discriminator_loss", "step"),  # 15-17
+    ]
+    rec_loss, dis_loss = seen[0][2][0], seen[1][2]
+    assert seen[3][1][1].item() == pytest.approx(
+        adversarial_loss(rec_loss, dis_loss, cfg.lam, math.log(2)).item(), rel=1e-6
+    )
+    assert seen[5][1][1] is seen[4][2][0]  # L_rec
+    assert seen[8][1][1].item() == pytest.approx(seen[7][2].sum().item())  # L_dis
+    assert not any(u.requires_grad for u in seen[6][2][1])  # line 15 under no_grad
+
+
+def test_the_papers_schedule_is_the_papers():
+    cfg = CFPConfig(**PAPER_SCHEDULE)
+    assert (cfg.inner_steps, cfg.rec_steps, cfg.dis_steps, cfg.every) == (10, 10, 10, 20)
+    assert (cfg.batch_size, cfg.dis_depths, cfg.cap, cfg.dis_noise) == (16, (7,), False, 0.0)
+
+
+def test_same_seed_same_prompt(corpus, model):
+    (one, _), _ = run_algorithm_1(corpus, model, SMALL, seed=4)
+    (two, _), _ = run_algorithm_1(corpus, model, SMALL, seed=4)
+    (other, _), _ = run_algorithm_1(corpus, model, SMALL, seed=5)
+    same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters())]
+    assert all(same)
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+
+
+def test_every_user_is_met_once_per_epoch(corpus, rng):
+    met = [
+        u for users, _ in train.user_batches(corpus, list(TASKS), SMALL, rng, "cpu") for u in users
+    ]
+    assert len(met) == len(set(met)) == 48  # three batches of 16 of 60 users
+
+
+def test_prefix_can_fool_a_fixed_discriminator_and_keep_the_answers(corpus, model):
+    """Phase (1) alone does what Eq. 4 asks: L_dis rises against a discriminator that stays fixed."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    cfg = replace(SMALL, dis_noise=0.0, prefix_len=10)
+    users, batch = batch_of(corpus, rng, size=60)
+    labels = torch.from_numpy(corpus.dataset.labels("gender")[users])
+    cfp, discriminator = CFP(cfg, model.cfg), Discriminator(cfg, 64, 2, 2)
+    dis_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
+    _, u_emb = forward(model, None, batch)
+    for _ in range(60):
+        step(dis_optimizer, discriminator_loss(discriminator, u_emb, labels).sum())
+    prefix_optimizer = torch.optim.Adam(cfp.parameters(), 1e-2)
+    losses = []
+    for _ in range(25):
+        rec_loss, u_emb = forward(model, cfp(), batch)
+        dis_loss = discriminator_loss(discriminator, u_emb, labels)
+        step(prefix_optimizer, adversarial_loss(rec_loss, dis_loss, 10.0))
+        losses.append(dis_loss.mean().item())
+    assert losses[0] < 0.3 and losses[-1] > losses[0] + 0.3
+
+
+def test_cross_entropy_is_not_fed_probabilities():
+    """A confident right answer costs nearly nothing; after a softmax it could not go below 0.31."""
+    cfg = replace(SMALL, dis_depths=(1,), dis_noise=0.0)
+    discriminator = Discriminator(cfg, 1, 2, 1)
+    with torch.no_grad():
+        discriminator.members[0][0].out.weight.copy_(torch.tensor([[-20.0], [20.0]]))
+        discriminator.members[0][0].out.bias.zero_()
+    loss = discriminator_loss(discriminator, [torch.tensor([[-1.0], [1.0]])], torch.tensor([0, 1]))
+    assert loss.item() < 1e-6
+    assert F.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item() > 0.31

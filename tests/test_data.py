@@ -1,0 +1,468 @@
+"""Data sets, split, negatives, item numbers, prompts: on hand-written miniatures and bad input."""
+
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
+
+import data
+import datasets
+import toy
+from data import (
+    collate,
+    direct_prompt,
+    draw_negatives,
+    held_out_example,
+    leave_one_out,
+    positions_of,
+    sequential_indexing,
+    sequential_prompt,
+    training_example,
+)
+from files import InputError
+from p5 import P5Config, make_corpus
+
+
+def class_names(dataset, attr):
+    return [dataset.classes[attr][c] for c in dataset.attributes[attr]]
+
+
+def watched(dataset, user):
+    return [dataset.titles[item] for item in dataset.histories[user]]
+
+
+# ----- the loaders ---------------------------------------------------------------------------------
+
+
+def test_ml1m(tmp_path):
+    dataset = datasets.load_dataset("ml-1m", write_miniature(tmp_path, "ml-1m"))
+    assert dataset.users == ["1", "2", "3"]
+    assert class_names(dataset, "gender") == ["F", "M", "M"]
+    assert class_names(dataset, "age") == ["under 18", "56+", "25-34"]
+    assert class_names(dataset, "occupation") == ["K-12 student", "self-employed", "scientist"]
+    # 30 and 20 tie in time: the order of the file decides, not the id
+    assert watched(dataset, 0) == [
+        "Toy Story (1995)",
+        "Heat (1995)",
+        "Café (1995)",
+        "Sabrina (1995)",
+    ]
+    assert dataset.genres[0] == "Animation|Comedy"
+    assert dataset.notes == ["1 items without any interaction left out"]
+    assert [len(dataset.classes[a]) for a in ("gender", "age", "occupation")] == [2, 7, 21]
+
+
+def test_ties_in_time_keep_the_order_of_the_file(tmp_path):
+    """Twenty movies rated in the same second, their ids in no order."""
+    ids = np.random.default_rng(0).permutation(20) + 1
+    folder = write_miniature(tmp_path, "ml-1m")
+    (folder / "movies.dat").write_text("".join(f"{i}::Movie {i}::Drama\n" for i in range(1, 21)))
+    (folder / "ratings.dat").write_text("".join(f"1::{i}::5::777\n" for i in ids))
+    assert watched(datasets.load_ml1m(folder), 0) == [f"Movie {i}" for i in ids]
+
+
+def test_ml100k(tmp_path):
+    dataset = datasets.load_dataset("ml-100k", write_miniature(tmp_path, "ml-100k"))
+    assert class_names(dataset, "age") == ["18-24", "50-55", "under 18"]
+    assert class_names(dataset, "occupation") == ["technician", "other", "writer"]
+    assert watched(dataset, 2) == ["Film 4 (1990)", "Film 1 (1990)", "Film 2 (1990)"]
+    assert dataset.genres[:2] == ["Action", "Adventure"]
+
+
+def test_insurance(tmp_path):
+    dataset = datasets.load_dataset("insurance", write_miniature(tmp_path, "insurance"))
+    assert dataset.users == ["A1", "B2", "D4"]
+    assert class_names(dataset, "marital") == ["M", "S", "P"]
+    assert class_names(dataset, "occupation") == ["T4MS", "90QI", "AHH5"]
+    assert class_names(dataset, "age") == ["30-39", "60+", "under 30"]
+    assert sorted(watched(dataset, 0)) == ["7POT", "P5DA", "RIBP"]
+    assert [len(dataset.classes[a]) for a in ("gender", "marital", "occupation", "age")] == [
+        2,
+        7,
+        6,
+        5,
+    ]
+    assert dataset.notes == ["1 user left out whose marital_status is 'f'"]
+
+
+def test_insurance_holds_out_any_product_not_the_rightmost(tmp_path):
+    header, row = INSURANCE["Train.csv"].splitlines()[:2]
+    rows = [row.replace("A1", f"U{i}").replace("1,1,0,1", "1,1,1,1") for i in range(400)]
+    (tmp_path / "Train.csv").write_text("\n".join([header, *rows]) + "\n")
+    dataset = datasets.load_insurance(tmp_path)
+    held_out = np.bincount(leave_one_out(dataset.histories).test, minlength=4)
+    assert held_out.min() > 60  # 100 each are expected
+
+
+def test_recbole(tmp_path):
+    dataset = datasets.load_dataset("mini", write_miniature(tmp_path, "mini"))
+    assert class_names(dataset, "country") == ["DE", "FR", "DE"]
+    assert class_names(dataset, "age") == ["24", "30", "41"]  # too few ages to be years
+    assert watched(dataset, 0) == ["First Film", "Third", "Second"]
+    assert dataset.genres[0] == "Drama|War"
+    assert dataset.notes == ["1 repeated interactions left out, the first of each is kept"]
+
+
+def test_recbole_ages_in_years_become_seven_classes(tmp_path):
+    folder = write_miniature(tmp_path, "mini")
+    users = "".join(f"u{i}\t{ages}.0\n" for i, ages in enumerate(range(15, 75, 5)))
+    (folder / "mini.user").write_text("user_id:token\tage:float\n" + users)
+    (folder / "mini.inter").write_text("user_id:token\titem_id:token\nu0\ti1\nu11\ti2\nu5\ti3\n")
+    dataset = datasets.load_dataset("mini", folder)
+    assert class_names(dataset, "age") == ["under 18", "35-44", "56+"]
+
+
+def test_windows_line_ends_byte_order_mark_and_no_last_newline(tmp_path):
+    plain = datasets.load_dataset("mini", write_miniature(tmp_path, "mini"))
+    for file, text in MINIATURES["mini"].items():
+        text = "\ufeff" + text.rstrip("\n").replace("\n", "\r\n")
+        (tmp_path / file).write_bytes(text.encode())
+    assert datasets.fingerprint(datasets.load_dataset("mini", tmp_path)) == datasets.fingerprint(
+        plain
+    )
+
+
+def test_fingerprint_changes_with_any_interaction(tmp_path):
+    folder = write_miniature(tmp_path, "ml-1m")
+    before = datasets.fingerprint(datasets.load_ml1m(folder))
+    (folder / "ratings.dat").write_text(ML1M["ratings.dat"].replace("3::10::2::2", "3::20::2::2"))
+    assert datasets.fingerprint(datasets.load_ml1m(folder)) != before
+
+
+BAD_ROWS = {  # data set, file, text to replace, replacement, expected in the message
+    "columns": ("ml-1m", "ratings.dat", "1::20::3::500", "1::20::3", "ratings.dat:3: 3 columns"),
+    "unknown user": (
+        "ml-1m",
+        "ratings.dat",
+        "3::30::2::1",
+        "9::30::2::1",
+        "ratings.dat:8: user '9'",
+    ),
+    "unknown movie": ("ml-1m", "ratings.dat", "2::20::5", "2::77::5", "ratings.dat:6: movie '77'"),
+    "time": ("ml-1m", "ratings.dat", "::900", "::soon", "ratings.dat:1: timestamp is 'soon'"),
+    "rating": ("ml-1m", "ratings.dat", "40::5::", "40::6::", "ratings.dat:1: rating is '6'"),
+    "gender": ("ml-1m", "users.dat", "2::M", "2::X", "users.dat:2: gender 'X'"),
+    "age": ("ml-1m", "users.dat", "::56::", "::57::", "users.dat:2: age '57'"),
+    "occupation": ("ml-1m", "users.dat", "::16::", "::21::", "users.dat:2: occupation is '21'"),
+    "user twice": ("ml-1m", "users.dat", "3::M", "2::M", "users.dat:3: user '2'"),
+    "ages": ("ml-100k", "u.user", "|53|", "|old|", "u.user:2: age is 'old'"),
+    "genres": ("ml-100k", "u.item", "Film 1 (1990)|", "Film 1 (1990)|x|", "u.item:1: 25 columns"),
+    "tab": ("ml-100k", "u.data", "1\t1\t5\t10", "1 1 5 10", "u.data:1: 1 columns"),
+    "header": ("insurance", "Train.csv", "sex,", "gender,", "Train.csv:1: the header"),
+    "marital": ("insurance", "Train.csv", ",S,", ",Z,", "Train.csv:3: marital_status 'Z'"),
+    "year": ("insurance", "Train.csv", ",1950,", ",195O,", "Train.csv:3: birth_year is '195O'"),
+    "flag": (
+        "insurance",
+        "Train.csv",
+        ",1,0,1,0",
+        ",1,0,2,0",
+        "Train.csv:3: 7POT '2'".replace("7POT", "8NN1"),
+    ),
+    "product": ("insurance", "Train.csv", ",1,0,1,0", ",1,0,1", "Train.csv:3: 11 columns"),
+    "type": ("mini", "mini.user", "age:token", "age:int", "mini.user:1: the header"),
+    "empty": ("mini", "mini.user", "\tFR", "\t", "mini.user:3: country is empty"),
+    "width": ("mini", "mini.user", "\tFR", "", "mini.user:3: 3 columns"),
+    "no id": ("mini", "mini.inter", "item_id:", "film:", "mini.inter:1: the header"),
+    "stranger": ("mini", "mini.inter", "u2\ti1", "u7\ti1", "mini.inter:5: user 'u7'"),
+    "no time": ("mini", "mini.inter", "\t30\n", "\tnan\n", "mini.inter:2: timestamp is 'nan'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_row_is_named_with_file_and_line(tmp_path, case):
+    name, file, old, new, expected = BAD_ROWS[case]
+    folder, encoding = write_miniature(tmp_path, name), "latin-1" if name[:2] == "ml" else "utf-8"
+    text = MINIATURES[name][file]
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1), encoding=encoding)
+    with pytest.raises(InputError) as error:
+        datasets.load_dataset(name, folder)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_file_that_is_missing_is_named(miniature):
+    name, folder = miniature
+    for file in MINIATURES[name]:
+        if file == "mini.item":
+            continue  # RecBole's item file is optional
+        content = (folder / file).read_bytes()
+        (folder / file).unlink()
+        with pytest.raises(InputError, match=file.replace(".", r"\.")):
+            datasets.load_dataset(name, folder)
+        (folder / file).write_bytes(content)
+    datasets.load_dataset(name, folder)
+
+
+def test_attribute_with_a_single_class_or_unknown(tmp_path):
+    folder = write_miniature(tmp_path, "ml-1m")
+    (folder / "users.dat").write_text(ML1M["users.dat"].replace("::F::", "::M::"))
+    dataset = datasets.load_ml1m(folder)
+    with pytest.raises(InputError, match="--attr gender: all 3 users of ml-1m are in one class"):
+        dataset.labels("gender")
+    with pytest.raises(
+        InputError, match="--attr marital: ml-1m has no such.*gender, age, occupation"
+    ):
+        dataset.labels("marital")
+
+
+# ----- the download --------------------------------------------------------------------------------
+
+
+def make_zip(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+@pytest.fixture()
+def serve():
+    """A server on the loopback interface; `serve(content, announce)` gives its URL."""
+    servers = []
+
+    def start(content: bytes, announce: int | None = None) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header(
+                    "Content-Length", str(len(content) if announce is None else announce)
+                )
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/ml-1m.zip"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+ZIP = make_zip({f"ml-1m/{name}": text.encode("latin-1") for name, text in ML1M.items()})
+
+
+def test_download_checks_and_unpacks_three_files(tmp_path, serve):
+    said, folder = [], tmp_path / "data" / "ml-1m"
+    url, md5 = serve(ZIP), hashlib.md5(ZIP).hexdigest()
+    assert datasets.download_ml1m(folder, url, md5, said.append) == folder
+    assert sorted(path.name for path in folder.iterdir()) == sorted(ML1M)
+    assert len(datasets.load_ml1m(folder).users) == 3 and url in said[0]
+    datasets.download_ml1m(folder, "http://127.0.0.1:9/gone", md5, said.append)  # already there
+    assert len(said) == 1
+
+
+EVIL = make_zip({"ml-1m/users.dat": "x", "../canary": "x", "ml-1m/movies.dat": "x"})
+DOWNLOADS = {
+    "other bytes": (ZIP[:-1] + b"?", None, None, "has MD5"),
+    "breaks off": (ZIP[:100], len(ZIP), None, "MD5|cannot download"),
+    "no zip": (b"hello", None, hashlib.md5(b"hello").hexdigest(), "not the zip"),
+    "member missing": (EVIL, None, hashlib.md5(EVIL).hexdigest(), "not the zip.*ratings.dat"),
+}
+
+
+@pytest.mark.parametrize("case", DOWNLOADS)
+def test_bad_download_leaves_nothing_behind(tmp_path, serve, case):
+    content, announce, md5, expected = DOWNLOADS[case]
+    url, folder = serve(content, announce), tmp_path / "data" / "ml-1m"
+    with pytest.raises(InputError, match=expected) as error:
+        datasets.download_ml1m(folder, url, md5 or hashlib.md5(ZIP).hexdigest(), lambda text: None)
+    assert "by hand" in str(error.value) and "\n" not in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_offline_download_says_where_to_put_the_files(tmp_path):
+    with pytest.raises(InputError, match="cannot download.*by hand"):
+        datasets.download_ml1m(tmp_path / "x", "http://127.0.0.1:9/x.zip", "0", lambda text: None)
+
+
+# ----- the toy world -------------------------------------------------------------------------------
+
+
+def test_toy_world_has_the_schema_and_is_deterministic():
+    one, two = (datasets.load_toy(5, 90) for _ in range(2))
+    assert datasets.fingerprint(one) == datasets.fingerprint(two)
+    assert datasets.fingerprint(datasets.load_toy(6, 90)) != datasets.fingerprint(one)
+    assert [len(one.classes[a]) for a in ("gender", "age", "occupation")] == [2, 7, 21]
+    assert all(len(set(h)) == len(h) and 28 <= len(h) <= 44 for h in one.histories)
+    assert len(set(one.titles)) == 160
+
+
+def test_twin_differs_by_the_attribute_alone():
+    world = toy.make_world(0, 200)
+    factual, same = toy.watch(world), toy.watch(
+        toy.intervene(world, "gender", world.attributes["gender"])
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(factual, same))  # the noise is the same
+    flipped = 1 - world.attributes["gender"]
+    twins = toy.watch(toy.intervene(world, "gender", flipped))
+    assert [len(h) for h in twins] == [len(h) for h in factual]
+    assert sum(not np.array_equal(a, b) for a, b in zip(factual, twins)) > 190
+    # the intervention moves the share of gender-coded genres the way that B_gender says
+    coded = world.weights["gender"][0][world.genre]
+    as_first = [np.where(world.attributes["gender"] == 0, 0, 1)]
+    effect = np.mean([coded[a].mean() - coded[b].mean() for a, b in zip(
+        toy.watch(toy.intervene(world, "gender", 0 * as_first[0])),
+        toy.watch(toy.intervene(world, "gender", 0 * as_first[0] + 1)),
+    )])  # fmt: skip
+    assert effect > 0.3
+
+
+def test_without_effect_the_twin_is_the_user():
+    world = toy.make_world(0, 50, effect=0.0)
+    twins = toy.watch(toy.intervene(world, "gender", 1 - world.attributes["gender"]))
+    assert all(np.array_equal(a, b) for a, b in zip(toy.watch(world), twins))
+
+
+# ----- split, negatives, numbers -------------------------------------------------------------------
+
+
+def test_leave_one_out_with_short_histories():
+    histories = [np.array(h) for h in ([3, 1, 2, 0], [4, 5, 6], [7, 8], [9])]
+    split = leave_one_out(histories)
+    assert [list(train) for train in split.train] == [[3, 1], [4], [7], [9]]
+    assert split.valid.tolist() == [2, 5, -1, -1] and split.test.tolist() == [0, 6, 8, -1]
+
+
+def test_negatives_are_items_that_the_user_never_met(dataset):
+    negatives = draw_negatives(dataset, seed=1)
+    for row, history in zip(negatives, dataset.histories):
+        assert len(set(row)) == 100 and not set(row) & set(history)
+    assert np.array_equal(negatives, draw_negatives(dataset, seed=1))
+    assert not np.array_equal(negatives, draw_negatives(dataset, seed=2))
+
+
+def test_where_there_are_too_few_items_all_unseen_ones_are_negatives(tmp_path):
+    dataset = datasets.load_dataset("insurance", write_miniature(tmp_path, "insurance"))
+    for row, history in zip(draw_negatives(dataset, seed=0), dataset.histories):
+        assert set(row[row >= 0]) == set(range(4)) - set(history)
+
+
+def test_item_numbers_come_from_training_alone():
+    train = [np.array([4, 2]), np.array([2, 0, 4]), np.array([1])]
+    numbers = sequential_indexing(train, n_items=6)
+    assert numbers.tolist() == [1003, 1004, 1002, 1005, 1001, 1006]  # 3 and 5 are held out only
+
+
+def test_numbering_does_not_depend_on_what_is_held_out(dataset):
+    split = leave_one_out(dataset.histories)
+    swapped = [np.concatenate([h[:-2], h[-2:][::-1]]) for h in dataset.histories]
+    again = leave_one_out(swapped)
+    assert np.array_equal(
+        sequential_indexing(split.train, 160), sequential_indexing(again.train, 160)
+    )
+
+
+# ----- prompts -------------------------------------------------------------------------------------
+
+
+def test_prompts_are_the_papers_word_for_word():
+    movies, insurance = ("movies", "movie", "watched"), ("insurance", "insurance", "bought")
+    assert sequential_prompt(42, [1001, 1017], movies) == (
+        "User_42 has already watched the following movies 1001, 1017. "
+        "Which movie user_42 would like to watch next?"
+    )
+    assert direct_prompt(42, [1001, 1017], movies) == (
+        "Which movie user_42 would like to watch among the following candidates? 1001, 1017."
+    )
+    assert sequential_prompt(7, [1001], insurance) == (
+        "User_7 has already bought the following insurance 1001. "
+        "Which insurance user_7 would like to buy next?"
+    )
+
+
+def test_word_by_word_gives_the_pieces_of_the_whole_text(corpus):
+    for user in (1, 9, 42, 60):
+        text = sequential_prompt(user, [1001, 1160, 1042], corpus.dataset.nouns)
+        ids, _ = data.encode_prompt(text, user, corpus.tokenizer)
+        assert (
+            ids[:-1] == corpus.tokenizer.model.encode(text) and ids[-1] == corpus.tokenizer.eos_id
+        )
+
+
+def test_user_positions_point_at_the_users_tokens(corpus, task):
+    for user in (0, 8, 41):
+        example = held_out_example(corpus, task, user, "test")
+        pieces = [corpus.tokenizer.model.id_to_piece(i) for i in example.input_ids]
+        marked = [piece for piece, is_user in zip(pieces, example.is_user) if is_user]
+        mentions = (["▁User"] if task == "sequential" else []) + ["▁user"]
+        expected = [[name, "_", str(user + 1)] for name in mentions]
+        assert marked == sum(expected, [])
+
+
+def test_each_number_is_one_piece(corpus):
+    tokens = [corpus.tokenizer.word(str(number)) for number in corpus.numbers]
+    assert {len(token) for token in tokens} == {1} and len(set(tokens)) == 160
+    assert len(corpus.tokenizer.word("user_57")) == 3
+    assert corpus.tokenizer.decode(list(corpus.target(5))) == str(corpus.numbers[5])
+
+
+def test_a_long_history_loses_its_oldest_items_never_the_user(dataset, corpus):
+    history = dataset.histories[0][:20]
+    short = make_corpus(dataset, corpus.tokenizer.proto, P5Config(window=20, max_tokens=30), seed=3)
+    example = data.sequential_example(short, 0, history, 5)
+    text = corpus.tokenizer.decode(example.input_ids)
+    kept = [int(n) for n in text.split("movies ")[1].split(".")[0].split(", ")]
+    assert kept == [corpus.numbers[item] for item in history[-len(kept) :]]
+    assert 1 <= len(kept) < 20 and len(example.input_ids) <= 30 and sum(example.is_user) == 6
+
+
+def test_no_held_out_item_in_any_training_example(dataset, corpus, task, rng):
+    for listed in (0, 20):
+        cfg = P5Config(prompt_candidates=listed)
+        world = make_corpus(dataset, corpus.tokenizer.proto, cfg, seed=3)
+        users, positions = positions_of(world, task)
+        assert len(users) == sum(len(t) - (task == "sequential") for t in world.split.train)
+        for user, position in zip(users, positions):
+            example = training_example(world, task, user, position, rng)
+            held_out = {world.split.valid[user], world.split.test[user]}
+            words = (
+                world.tokenizer.decode(example.input_ids)
+                .replace(",", " ")
+                .replace(".", " ")
+                .split()
+            )
+            mentioned = {int(w) for w in words if w.isdigit()}
+            assert example.target == world.split.train[user][position] not in held_out
+            assert not mentioned & {world.numbers[item] for item in held_out}
+
+
+def test_test_history_includes_the_validation_item(corpus):
+    example = held_out_example(corpus, "sequential", 4, "test")
+    text = corpus.tokenizer.decode(example.input_ids)
+    assert f", {corpus.numbers[corpus.split.valid[4]]}. Which" in text
+    assert str(corpus.numbers[corpus.split.test[4]]) not in text
+
+
+def test_listed_candidates_are_exactly_those_that_are_ranked(dataset, corpus):
+    for listed in (20, 100):
+        cfg = P5Config(prompt_candidates=listed)
+        world = make_corpus(dataset, corpus.tokenizer.proto, cfg, seed=3)
+        example = held_out_example(world, "direct", 4, "test")
+        text = world.tokenizer.decode(example.input_ids)
+        names = [int(n) for n in text.split("candidates? ")[1].rstrip(".").split(", ")]
+        ranked = world.numbers[data.candidates_of(world, "direct", 4, "test")]
+        assert len(names) == listed + 1 and sorted(names) == sorted(ranked)
+        assert names[0] != world.numbers[world.split.test[4]]  # the answer is not always the first
+
+
+def test_batch_is_padded_on_the_right(corpus):
+    examples = [
+        data.sequential_example(corpus, u, corpus.split.train[u][:n], 3)
+        for u, n in ((0, 5), (1, 2))
+    ]
+    batch = collate(corpus, examples)
+    assert batch.mask.sum(1).tolist() == [len(e.input_ids) for e in examples]
+    assert (batch.input_ids[~batch.mask] == corpus.tokenizer.pad_id).all()
+    assert batch.user_mask.sum(1).tolist() == [6, 6] and not (batch.user_mask & ~batch.mask).any()
+    assert batch.target_ids.tolist() == [list(corpus.target(3))] * 2

@@ -1,0 +1,189 @@
+"""The command: from a user's line to the table, and from a user's mistake to one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_miniature
+
+from files import load_tensors
+from model import load_backbone
+
+ROOT = Path(__file__).parent.parent
+TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
+
+
+def command(folder: Path, arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *arguments.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def numbers(results: dict) -> dict:
+    """Everything of results.json but the clock and the folder names."""
+    return {k: v for k, v in results.items() if "seconds" not in k and "folder" not in k}
+
+
+def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
+    done = command(tmp_path, f"{TINY_RUN} --out first")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "first" / "results.json").read_text())
+    assert (results["data"], results["backbone"], results["attr"]) == ("toy", "tiny", "gender")
+    assert results["seed"] == 0 and results["seconds"] > 0
+    for when in ("before", "after"):
+        for task in ("sequential", "direct"):
+            row = results[when][task]
+            assert 0 <= row["hit@1"] <= row["hit@3"] <= row["hit@10"] <= 1
+            low, high = row["hit@10 interval"]
+            assert low <= row["hit@10"] <= high
+            attackers = row["attackers"]["gender"]["by attacker"]
+            assert set(attackers) == {"logistic regression", "seven-layer MLP"}
+            farthest = max((value for value, *_ in attackers.values()), key=lambda v: abs(v - 0.5))
+            assert row["auc"]["gender"] == farthest
+            shown = f"{100 * row['hit@10']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            assert shown in done.stdout and f"{100 * farthest:.1f} [" in done.stdout
+    assert "floor (shuffled labels)" in done.stdout and "ceiling (raw history)" in done.stdout
+    log = (tmp_path / "first" / "log.txt").read_text()
+    assert "P5 " in log and "CFP (sequential + direct)" in log and "left" in log
+    metrics = [json.loads(line) for line in (tmp_path / "first" / "metrics.jsonl").open()]
+    assert {"P5", "P5 validation", "CFP (sequential + direct)", "CFP validation"} == {
+        line["stage"] for line in metrics
+    }
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert config["cfp"]["prefix_len"] == 4 and config["p5"]["steps"] == 6
+    assert np.load(tmp_path / "first" / "negatives.npy").shape == (60, 100)
+    assert load_tensors(tmp_path / "first" / "cfp.safetensors")["encoder.tokens"].shape[0] == 4
+    load_backbone(tmp_path / results["p5 folder"])
+
+    again = command(tmp_path, f"{TINY_RUN} --out second")
+    assert "reusing" in again.stdout
+    second = json.loads((tmp_path / "second" / "results.json").read_text())
+    assert numbers(second) == numbers(results)  # the same seed gives the same result twice
+
+    anew = command(tmp_path, f"{TINY_RUN} --out third --retrain")
+    assert "from scratch" in anew.stdout
+    third = json.loads((tmp_path / "third" / "results.json").read_text())
+    assert numbers(third) == numbers(results)  # also when the backbone is trained again
+
+    taken = command(tmp_path, f"{TINY_RUN} --out first")
+    assert taken.returncode == 2 and "--out first is not empty" in taken.stderr
+
+
+def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tmp_path):
+    arguments = TINY_RUN.replace("gender", "age").replace("--epochs 2", "--epochs 1")
+    arguments += " --paper-schedule --inner-steps 1 --task direct --prompt-candidates 5 --seed 2"
+    done = command(tmp_path, arguments)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").glob("toy-age-seed2-paper")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["tasks"] == ["direct"] and set(results["after"]) == {"direct"}
+    assert (
+        results["candidates"] == {"direct": 6} and "the test item among 6 candidates" in done.stdout
+    )
+    config = json.loads((folder / "config.json").read_text())["cfp"]
+    assert (config["every"], config["dis_depths"], config["inner_steps"]) == (20, [7], 1)
+    assert "sequential" not in done.stdout.split("measuring")[1]
+
+
+def test_runs_get_a_folder_each(tmp_path):
+    for _ in range(2):
+        done = command(tmp_path, TINY_RUN.replace("--epochs 2", "--epochs 1"))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/toy-gender-seed0/results.json").exists()
+    assert (tmp_path / "runs/toy-gender-seed0-2/results.json").exists()
+
+
+def test_insurance_says_what_it_does_with_short_histories(tmp_path):
+    header = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,"
+    header += "occupation_category_code," + ",".join(f"P{i}" for i in range(8))
+    rng, rows = np.random.default_rng(0), []
+    for i in range(60):
+        owned = rng.permutation([1] * (1 if i < 3 else 2 if i < 23 else 4) + [0] * 8)[:8]
+        row = f"U{i},,{'FM'[i % 2]},{'MS'[i % 2]},{1960 + i % 40},X,Y,{('T4MS', '90QI')[i % 2]},"
+        rows.append(row + ",".join(map(str, owned)))
+    (tmp_path / "Train.csv").write_text("\n".join([header, *rows]) + "\n")
+    arguments = (
+        "--attr marital --data insurance --data-dir . --p5-steps 4 --epochs 1 --batch-size 20"
+    )
+    done = command(tmp_path, arguments)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "trained on, not tested",
+        "tested, without a validation item",
+        "marital (to be hidden)",
+    ):
+        assert text in done.stdout
+    assert "fewer than 100 items that they never interacted with" in done.stdout
+
+
+MISTAKES = {
+    "--attr gendre": "--attr gendre: toy has no such attribute; choose from gender, age, occupation",
+    "--attr gender --data ml-1m --data-dir nowhere": "nowhere/users.dat is missing",
+    "--attr gender --data ml-100k": "--data ml-100k needs --data-dir",
+    "--attr gender --data ml-100k --data-dir nowhere": "--data-dir nowhere: there is no such folder",
+    "--attr gender --data films --data-dir .": "--data films: neither toy, ml-1m",
+    "--attr gender --device tpu": "--device tpu: not to be had here",
+    "--attr gender --prompt-candidates 200": "--prompt-candidates 200",
+    "--attr gender --lam -1": "--lam: '-1' is not a number above 0",
+    "--attr gender --epochs 0": "--epochs: '0' is not a whole number from 1 on",
+    "--attr gender --backbone t5": "--backbone: invalid choice",
+    "--attr gender --out file": "cannot write into --out file",
+    "": "--attr",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path, arguments):
+    (tmp_path / "file").write_text("in the way")
+    done = command(tmp_path, arguments)
+    assert done.returncode == 2
+    assert MISTAKES[arguments] in done.stderr and "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error:" in line]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing half-written
+
+
+def test_a_bad_row_reaches_the_user_with_file_and_line(tmp_path):
+    folder = write_miniature(tmp_path, "ml-1m")
+    text = (folder / "ratings.dat").read_text(encoding="latin-1")
+    (folder / "ratings.dat").write_text(text.replace("2::20::5::8", "2::20"), encoding="latin-1")
+    done = command(tmp_path, "--attr gender --data ml-1m --data-dir .")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ratings.dat:6: 2 columns where")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_prompt_hides_gender_and_keeps_the_recommendations(tmp_path, seed):
+    """The whole story, at full size, with what the README promises."""
+    done = command(tmp_path, f"--attr gender --seed {seed} --out run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    before, after = results["before"], results["after"]
+    popularity = results["popularity"]["sequential"]["hit@10"]
+    assert before["sequential"]["hit@10"] >= 1.5 * popularity
+    for task, kept in (("sequential", 0.9), ("direct", 0.8)):
+        assert before[task]["auc"]["gender"] >= 0.75
+        assert abs(after[task]["auc"]["gender"] - 0.5) <= 0.10
+        assert after[task]["hit@10"] >= kept * before[task]["hit@10"]
+        assert abs(results["floor"][task]["gender"]["auc"][0] - 0.5) < 0.08
+    assert results["ceiling"]["gender"]["auc"][0] > 0.85
+
+
+@pytest.mark.slow
+def test_the_papers_schedule_looks_better_than_it_is(tmp_path):
+    """The co-trained discriminator is near chance while a fresh attacker still reads the gender."""
+    done = command(tmp_path, "--attr gender --paper-schedule --out run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for task in ("sequential", "direct"):
+        co_trained = results["co-trained auc"][task]["gender"]
+        fresh = results["after"][task]["auc"]["gender"]
+        assert abs(co_trained - 0.5) < abs(fresh - 0.5) - 0.05
