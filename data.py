@@ -184,7 +184,9 @@ class Corpus:
     prompt_candidates: int  # listed in a direct prompt beside the answer; 0 lists none
 
     def target(self, item: int) -> tuple[int, ...]:
-        """The tokens of an item as an answer, with the end token."""
+        """The tokens of an item as an answer, with the end token; none for -1, no answer."""
+        if item < 0:
+            return ()
         return (*self.tokenizer.word(str(self.numbers[item])), self.tokenizer.eos_id)
 
 
@@ -192,7 +194,7 @@ class Example(NamedTuple):
     user: int
     input_ids: list[int]
     is_user: list[bool]
-    target: int  # item index
+    target: int  # item index, -1 where there is no answer
 
 
 class Batch(NamedTuple):
@@ -228,11 +230,14 @@ def training_example(
 ) -> Example:
     """The prompt whose answer is a user's training item at `position`; held-out items never occur.
 
-    A sequential prompt shows the training items before it. The candidates that a direct prompt lists
+    A sequential prompt shows the training items before it; at position 0, before which there are none,
+    it shows the user's first item and has no answer. The candidates that a direct prompt lists
     are drawn anew each time from the items that the user never interacted with, so that a held-out
     item is not in a training prompt even as a wrong answer.
     """
     train = corpus.split.train[user]
+    if task == "sequential" and position == 0:
+        return sequential_example(corpus, user, train[:1], -1)
     if task == "sequential":
         return sequential_example(corpus, user, train[:position], train[position])
     candidates = np.empty(0, dtype=np.int64)
@@ -293,7 +298,7 @@ def collate(corpus: Corpus, examples: list[Example], device: str | torch.device 
     """Examples as padded tensors."""
     targets = [corpus.target(example.target) for example in examples]
     length = max(len(example.input_ids) for example in examples)
-    target_length = max(map(len, targets))
+    target_length = max(1, *map(len, targets))
     input_ids = np.full((len(examples), length), corpus.tokenizer.pad_id)
     user_mask = np.zeros((len(examples), length), dtype=bool)
     target_ids = np.full((len(examples), target_length), corpus.tokenizer.pad_id)

@@ -231,7 +231,7 @@ def attack_mlp(
     for _ in range(30):
         nets[0].train()
         order = torch.stack([train[torch.randperm(len(train))[:n_train]] for train, _, _ in parts])
-        for rows in order.split(128, dim=1):  # (folds, b)
+        for rows in order.split(max(128, n_train // 32), dim=1):  # (folds, b)
             logits = run(params, x[rows])
             loss = F.cross_entropy(logits.flatten(0, 1), y[rows].flatten()) * len(parts)
             optimizer.zero_grad()
@@ -267,7 +267,7 @@ def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, se
     """
     rng = np.random.default_rng([seed, 4])
     folds = make_folds(labels, rng)
-    weights = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), BOOTSTRAP)
+    even = np.full(len(labels), 1 / len(labels))
     x, y = torch.from_numpy(features).float(), torch.from_numpy(labels)
     x = (x - x.mean(0)) / (x.std(0) + 1e-6)
     parts = []
@@ -281,7 +281,10 @@ def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, se
         scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)  # log-probabilities
         for _, _, test in parts:
             scores[test] = ranks_within(scores[test])
-        draws = macro_auc(scores, labels, weights)
+        draws = [  # ten times a tenth, to keep the memory small
+            macro_auc(scores, labels, rng.multinomial(len(labels), even, BOOTSTRAP // 10))
+            for _ in range(10)
+        ]
         interval = np.nanquantile(draws, [0.025, 0.975])
         by_attacker[name] = [float(macro_auc(scores, labels)[0]), *map(float, interval)]
     strongest = max(by_attacker, key=lambda name: abs(by_attacker[name][0] - 0.5))
@@ -314,11 +317,12 @@ def before_and_after(
     """What results.json says of a run: the test items are looked at here, once."""
     users = np.flatnonzero(corpus.split.test >= 0)
     popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
-    n_candidates = [len(candidates_of(corpus, task, users[0], "test")) for task in tasks]
+    counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
     return {
         "tasks": tasks,
         "users": len(users),
-        "candidates": dict(zip(tasks, n_candidates)),
+        "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
+        "prompt candidates": corpus.prompt_candidates,
         "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
         "before": {task: measure(model, corpus, task, attr, None, seed) for task in tasks},
         "after": {task: measure(model, corpus, task, attr, prefix, seed) for task in tasks},
@@ -412,9 +416,13 @@ def table(results: dict) -> str:
         )
 
     for task in results["tasks"]:
+        fewest, most = results["candidates"][task]
+        among = f"{most}" if fewest == most else f"{fewest} to {most}"
+        listed = results["prompt candidates"]
+        listed = "all of them" if listed else "none of them"
         lines += [
-            f"{task} recommendation, the test item among {results['candidates'][task]} candidates, "
-            f"{results['users']} users (%)",
+            f"{task} recommendation, {results['users']} users, the test item among {among} candidates"
+            + (f", {listed} listed in the prompt (%)" if task == "direct" else " (%)"),
             f"  {'':<12}{'Hit@1':<20}{'Hit@3':<20}{'Hit@10':<20}{attr} AUC of the strongest attacker",
         ]
         for key, name in ("popularity", "popularity"), ("before", "P5"), ("after", "P5 + CFP"):

@@ -50,15 +50,9 @@ CFP_FOR = {
 }
 
 
-def trainable_users(corpus: Corpus, tasks: list[str]) -> np.ndarray:
-    """Users with a training prompt for every task: a sequential one needs two training items."""
-    needed = 2 if "sequential" in tasks else 1
-    return np.flatnonzero([len(train) >= needed for train in corpus.split.train])
-
-
-def batches_per_epoch(corpus: Corpus, tasks: list[str], cfg: CFPConfig) -> int:
+def batches_per_epoch(corpus: Corpus, cfg: CFPConfig) -> int:
     """Full batches of `user_batches`; one smaller where there are too few users for a full one."""
-    return max(len(trainable_users(corpus, tasks)) // cfg.batch_size, 1)
+    return max(len(corpus.dataset.users) // cfg.batch_size, 1)
 
 
 def user_batches(
@@ -67,16 +61,20 @@ def user_batches(
     """One epoch of (users, one Batch per task): every user once, in random order.
 
     Each prompt has a random training item of the user as its answer. A discriminator of people has
-    to meet everybody equally often, whatever the length of their history. The few users who do not
-    fill a last batch wait for the next epoch's order.
+    to meet everybody equally often, whatever the length of their history: a user with a single
+    training item, too few for a sequential prompt with an answer, gets one without and counts in
+    L_dis alone. The few users who do not fill a last batch wait for the next epoch's order.
     """
-    users = rng.permutation(trainable_users(corpus, tasks))
-    for b in range(batches_per_epoch(corpus, tasks, cfg)):
+    users = rng.permutation(len(corpus.dataset.users))
+    for b in range(batches_per_epoch(corpus, cfg)):
         chosen, batch = users[b * cfg.batch_size : (b + 1) * cfg.batch_size], []
         for task in tasks:
-            first = 1 if task == "sequential" else 0
-            items = [rng.integers(first, len(corpus.split.train[user])) for user in chosen]
-            examples = [training_example(corpus, task, u, i, rng) for u, i in zip(chosen, items)]
+            examples = []
+            for user in chosen:
+                n_items = len(corpus.split.train[user])
+                first = 1 if task == "sequential" and n_items > 1 else 0
+                position = rng.integers(first, n_items)
+                examples.append(training_example(corpus, task, user, position, rng))
             batch.append(collate(corpus, examples, device))
         yield chosen, batch
 
@@ -109,7 +107,7 @@ def train_cfp(
     dis_optimizer = torch.optim.AdamW(
         discriminator.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
     )
-    n_batches = cfg.epochs * batches_per_epoch(corpus, tasks, cfg)
+    n_batches = cfg.epochs * batches_per_epoch(corpus, cfg)
     snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
     batch_num, snapshots = 0, []
 

@@ -252,6 +252,19 @@ def test_every_user_is_met_once_per_epoch(corpus, rng):
     assert len(met) == len(set(met)) == 48  # three batches of 16 of 60 users
 
 
+def test_a_user_with_one_training_item_counts_in_l_dis_alone(corpus, model, rng):
+    """The prompt without an answer adds nothing to L_rec, and the user's state is there all the same."""
+    examples = [training_example(corpus, "sequential", 0, p, rng) for p in (0, 3)]
+    batch = collate(corpus, examples)
+    assert (batch.target_ids[0] == corpus.tokenizer.pad_id).all() and batch.user_mask[0].any()
+    both, u_emb = forward(model, None, [batch])
+    alone, _ = forward(model, None, [collate(corpus, examples[1:])])
+    assert both.item() == pytest.approx(alone.item() / 2, rel=1e-4)
+    assert u_emb[0].shape == (2, 64) and u_emb[0].isfinite().all()
+    nobody, _ = forward(model, None, [collate(corpus, examples[:1])])
+    assert nobody.item() == 0.0
+
+
 def test_prefix_can_fool_a_fixed_discriminator_and_keep_the_answers(corpus, model):
     """Phase (1) alone does what Eq. 4 asks: L_dis rises against a discriminator that stays fixed."""
     torch.manual_seed(0)

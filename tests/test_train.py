@@ -84,9 +84,8 @@ def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tm
     (folder,) = (tmp_path / "runs").glob("toy-age-seed2-paper")
     results = json.loads((folder / "results.json").read_text())
     assert results["tasks"] == ["direct"] and set(results["after"]) == {"direct"}
-    assert (
-        results["candidates"] == {"direct": 6} and "the test item among 6 candidates" in done.stdout
-    )
+    assert results["candidates"] == {"direct": [6, 6]}
+    assert "the test item among 6 candidates, all of them listed in the prompt" in done.stdout
     config = json.loads((folder / "config.json").read_text())["cfp"]
     assert (config["every"], config["dis_depths"], config["inner_steps"]) == (20, [7], 1)
     assert "sequential" not in done.stdout.split("measuring")[1]
