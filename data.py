@@ -21,7 +21,7 @@ N_NEGATIVES = 100  # section 5.1
 
 
 class Split(NamedTuple):
-    """Leave-one-out (section 5.1): per user the training items and two held-out ones, -1 for none."""
+    """Leave-one-out: per user the training items and two held-out ones, -1 for none."""
 
     train: list[np.ndarray]
     valid: np.ndarray  # (users,)
@@ -29,7 +29,9 @@ class Split(NamedTuple):
 
 
 def leave_one_out(histories: list[np.ndarray]) -> Split:
-    """The last interaction is the test item, the one before it the validation item, the rest training.
+    """The last interaction is the test item, the one before it for validation, the rest training.
+
+    Source: section 5.1.
 
     # Paper silent: users with fewer than three. With two, the last is the test item, the other is
     # for training and there is no validation item; with one, it is for training and the user is
@@ -43,6 +45,8 @@ def leave_one_out(histories: list[np.ndarray]) -> Split:
 
 def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndarray:
     """For each user `n` items that the user never interacted with, (users, n), in random order.
+
+    Source: section 5.1.
 
     Drawn without replacement, once, from a seed; never a training, validation or test item of the
     user. Where fewer than `n` such items exist (Insurance has 21 products in all) all of them are

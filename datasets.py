@@ -73,11 +73,17 @@ class Dataset:
             raise InputError(
                 f"--attr {attr}: {self.name} has no such attribute; choose from {known}"
             )
-        if len(np.unique(self.attributes[attr])) < 2:
+        counts = np.bincount(self.attributes[attr], minlength=len(self.classes[attr]))
+        if (counts > 0).sum() < 2:
             raise InputError(
-                f"--attr {attr}: all {len(self.users)} users of {self.name} are in one class "
-                f"({self.classes[attr][self.attributes[attr][0]]}), so nothing can leak; "
+                f"--attr {attr}: all {counts.sum()} users of {self.name} are in one class "
+                f"({self.classes[attr][counts.argmax()]}), so nothing can leak; "
                 "choose another attribute"
+            )
+        if (counts >= 5).sum() < 2:
+            raise InputError(
+                f"--attr {attr}: fewer than two classes of {self.name} have the 5 users that an attack "
+                "in five folds needs; choose another attribute"
             )
         return self.attributes[attr]
 

@@ -66,6 +66,8 @@ def held_out_ranks(
 ) -> np.ndarray:
     """Rank (users,), 1 is best, of every user's held-out item among the candidates.
 
+    Source: section 5.1; Hit@k is the share of ranks up to k.
+
     `part` is "valid" or "test"; all users must have an item in it.
     """
     ranks = np.zeros(len(users), dtype=np.int64)
@@ -151,6 +153,7 @@ def macro_auc(
     """AUC of an attribute with any number of classes: (draws,), or one value without weights.
 
     `scores` (users, c), `labels` (users,). Binary: the AUC of class 1 against class 0.
+    Source: section 5.1.
     # Paper silent: AUC for more than two classes; we take the mean over classes of each class
     # against
     all others (macro one-vs-rest), over all classes that occur.
@@ -265,6 +268,7 @@ def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, se
     interval over resampled users. The strongest is the one whose AUC is farthest from one half on
     the tested users: a choice that errs towards finding a leak.
     """
+    assert (np.bincount(labels) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
     rng = np.random.default_rng([seed, 4])
     folds = make_folds(labels, rng)
     even = np.full(len(labels), 1 / len(labels))

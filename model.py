@@ -494,39 +494,32 @@ def score_candidates(
 # Files: the public layout, `config.json` beside `model.safetensors`
 # -------------------------------------------------------------------------------------------------
 
-# checkpoint name -> our name; {i} stands for the layer
+# checkpoint name -> our name; {stack} is encoder and decoder, {i} the layer
 T5_NAMES = {
     "shared.weight": "embedding.weight",
     "lm_head.weight": "head.weight",
-    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "encoder.relative_bias.weight",
-    "encoder.block.{i}.layer.0.layer_norm.weight": "encoder.layers.{i}.self_norm.weight",
-    "encoder.block.{i}.layer.0.SelfAttention.q.weight": "encoder.layers.{i}.self_attention.q.weight",
-    "encoder.block.{i}.layer.0.SelfAttention.k.weight": "encoder.layers.{i}.self_attention.k.weight",
-    "encoder.block.{i}.layer.0.SelfAttention.v.weight": "encoder.layers.{i}.self_attention.v.weight",
-    "encoder.block.{i}.layer.0.SelfAttention.o.weight": "encoder.layers.{i}.self_attention.o.weight",
-    "encoder.block.{i}.layer.1.layer_norm.weight": "encoder.layers.{i}.ff_norm.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi.weight": "encoder.layers.{i}.ff.up.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight": "encoder.layers.{i}.ff.gate.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight": "encoder.layers.{i}.ff.up.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wo.weight": "encoder.layers.{i}.ff.down.weight",
-    "encoder.final_layer_norm.weight": "encoder.norm.weight",
-    "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "decoder.relative_bias.weight",
-    "decoder.block.{i}.layer.0.layer_norm.weight": "decoder.layers.{i}.self_norm.weight",
-    "decoder.block.{i}.layer.0.SelfAttention.q.weight": "decoder.layers.{i}.self_attention.q.weight",
-    "decoder.block.{i}.layer.0.SelfAttention.k.weight": "decoder.layers.{i}.self_attention.k.weight",
-    "decoder.block.{i}.layer.0.SelfAttention.v.weight": "decoder.layers.{i}.self_attention.v.weight",
-    "decoder.block.{i}.layer.0.SelfAttention.o.weight": "decoder.layers.{i}.self_attention.o.weight",
+    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.relative_bias.weight",
+    "{stack}.final_layer_norm.weight": "{stack}.norm.weight",
+    "{stack}.block.{i}.layer.0.layer_norm.weight": "{stack}.layers.{i}.self_norm.weight",
+    "{stack}.block.{i}.layer.0.SelfAttention.q.weight": "{stack}.layers.{i}.self_attention.q.weight",
+    "{stack}.block.{i}.layer.0.SelfAttention.k.weight": "{stack}.layers.{i}.self_attention.k.weight",
+    "{stack}.block.{i}.layer.0.SelfAttention.v.weight": "{stack}.layers.{i}.self_attention.v.weight",
+    "{stack}.block.{i}.layer.0.SelfAttention.o.weight": "{stack}.layers.{i}.self_attention.o.weight",
     "decoder.block.{i}.layer.1.layer_norm.weight": "decoder.layers.{i}.cross_norm.weight",
     "decoder.block.{i}.layer.1.EncDecAttention.q.weight": "decoder.layers.{i}.cross_attention.q.weight",
     "decoder.block.{i}.layer.1.EncDecAttention.k.weight": "decoder.layers.{i}.cross_attention.k.weight",
     "decoder.block.{i}.layer.1.EncDecAttention.v.weight": "decoder.layers.{i}.cross_attention.v.weight",
     "decoder.block.{i}.layer.1.EncDecAttention.o.weight": "decoder.layers.{i}.cross_attention.o.weight",
+    "encoder.block.{i}.layer.1.layer_norm.weight": "encoder.layers.{i}.ff_norm.weight",
+    "encoder.block.{i}.layer.1.DenseReluDense.wi.weight": "encoder.layers.{i}.ff.up.weight",
+    "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight": "encoder.layers.{i}.ff.gate.weight",
+    "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight": "encoder.layers.{i}.ff.up.weight",
+    "encoder.block.{i}.layer.1.DenseReluDense.wo.weight": "encoder.layers.{i}.ff.down.weight",
     "decoder.block.{i}.layer.2.layer_norm.weight": "decoder.layers.{i}.ff_norm.weight",
     "decoder.block.{i}.layer.2.DenseReluDense.wi.weight": "decoder.layers.{i}.ff.up.weight",
     "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight": "decoder.layers.{i}.ff.gate.weight",
     "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight": "decoder.layers.{i}.ff.up.weight",
     "decoder.block.{i}.layer.2.DenseReluDense.wo.weight": "decoder.layers.{i}.ff.down.weight",
-    "decoder.final_layer_norm.weight": "decoder.norm.weight",
 }
 # copies of shared.weight that some published files carry as well, the last where the head is tied
 T5_COPIES = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"
@@ -535,14 +528,14 @@ T5_COPIES = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_he
 def public_names(cfg: T5Config) -> dict[str, str]:
     """Checkpoint name -> our name for every parameter of this configuration, layers written out."""
     gated, names = cfg.feed_forward_proj == "gated-gelu", {}
-    for theirs, ours in T5_NAMES.items():
-        if (".wi." in theirs and gated) or (".wi_" in theirs and not gated):
-            continue
-        if theirs == "lm_head.weight" and cfg.tie_word_embeddings:
-            continue
-        layers = cfg.num_layers if theirs.startswith("encoder") else cfg.num_decoder_layers
-        for i in range(layers if "{i}" in theirs else 1):
-            names[theirs.replace("{i}", str(i))] = ours.replace("{i}", str(i))
+    for stack, layers in ("encoder", cfg.num_layers), ("decoder", cfg.num_decoder_layers):
+        for theirs, ours in T5_NAMES.items():
+            other_activation = (".wi." in theirs and gated) or (".wi_" in theirs and not gated)
+            no_head = theirs == "lm_head.weight" and cfg.tie_word_embeddings
+            other_stack = theirs.startswith(("encoder", "decoder")) and not theirs.startswith(stack)
+            if not (other_activation or no_head or other_stack):
+                for i in range(layers if "{i}" in theirs else 1):
+                    names[theirs.format(stack=stack, i=i)] = ours.format(stack=stack, i=i)
     return names
 
 

@@ -7,9 +7,10 @@ choice noise), all drawn independently of one another:
     age_u        ~ MovieLens-1M's shares of 7   length_u    ~ uniform over 28 .. 44 movies
     occupation_u ~ even over 21                 noise_u,t,i ~ Gumbel(0, 1), per step and movie
 
-    preference_u = effect * (0.5 B_gender[gender_u] + 0.7 B_age[age_u] + 0.6
-    B_occupation[occupation_u])
-                   + 0.9 taste_u                                                 one entry per genre
+    preference_u = effect * (  0.5 B_gender[gender_u]                            one entry per genre
+                             + 0.7 B_age[age_u]
+                             + 0.6 B_occupation[occupation_u])
+                   + 0.9 taste_u
     score_u,t,i  = 0.7 log_popularity_i + preference_u[genre_i]
                    + 4   [movie i is the sequel of the movie watched at step t - 1]
                    + 0.8 [movie i has the genre of the movie watched at step t - 1]
@@ -33,20 +34,15 @@ N_MOVIES = 160
 LENGTHS = 28, 44  # movies that a user watches, both ends included
 # users.dat of MovieLens-1M: 222, 1103, 2096, 1193, 550, 496 and 380 of 6,040 users
 AGE_SHARES = np.array([222, 1103, 2096, 1193, 550, 496, 380]) / 6040
-N_CLASSES = {"gender": 2, "age": 7, "occupation": 21}
 EFFECTS = {"gender": 0.5, "age": 0.7, "occupation": 0.6}
-ADJECTIVES = (
-    "Amber Broken Crimson Distant Electric Frozen Golden Hidden Iron Jade Lonely Midnight Northern "
-)
-ADJECTIVES += (
-    "Orchid Paper Quiet Restless Silver Tender Velvet Wandering Second Hollow Bright Burning Salt "
-)
-ADJECTIVES += "Secret Glass Winter Scarlet Open Last"
-NOUNS = "Harbour Garden Station Mirror Parade Orchard Signal Voyage Carnival Lantern River Frontier Waltz "
-NOUNS += (
-    "Cathedral Summer Equation Kingdom Postcard Thunder Island Alphabet Engine Letter Masquerade "
-)
-NOUNS += "Comet Bridge Echo Promise Labyrinth Avenue Balcony Tide"
+ADJECTIVES = """
+    Amber Broken Crimson Distant Electric Frozen Golden Hidden Iron Jade Lonely Midnight Northern Orchid
+    Paper Quiet Restless Silver Tender Velvet Wandering Second Hollow Bright Burning Salt Secret Glass
+    Winter Scarlet Open Last"""
+NOUNS = """
+    Harbour Garden Station Mirror Parade Orchard Signal Voyage Carnival Lantern River Frontier Waltz
+    Cathedral Summer Equation Kingdom Postcard Thunder Island Alphabet Engine Letter Masquerade Comet
+    Bridge Echo Promise Labyrinth Avenue Balcony Tide"""
 
 
 @dataclass(frozen=True)
