@@ -320,6 +320,7 @@ def main(argv: list[str] | None = None) -> dict:
     save_tensors(run.folder / "discriminator.safetensors", discriminator.state_dict())
 
     run.say("measuring on the test items, with fresh attackers")
+    prefix = cfp.frozen()
     results = {
         "data": args.data,
         "backbone": args.backbone,
@@ -327,7 +328,7 @@ def main(argv: list[str] | None = None) -> dict:
         "seed": args.seed,
         "seconds": None,
         **evaluate.before_and_after(
-            model, corpus, tasks, args.attr, cfp.frozen(), discriminator, args.seed
+            model, corpus, tasks, args.attr, prefix, discriminator, args.seed
         ),
         "p5 folder": str(p5_folder),
         "p5 seconds": p5_seconds,
@@ -335,6 +336,7 @@ def main(argv: list[str] | None = None) -> dict:
     }
     results["seconds"] = run.seconds()
     run.write_json("results.json", results)
+    run.say("\n" + evaluate.example(model, corpus, tasks[0], prefix))
     run.say("\n" + evaluate.table(results))
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
     return results
