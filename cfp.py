@@ -27,7 +27,7 @@ class CFPConfig:
 
     prefix_len: int = 20  # tokens; the paper's {5, 15, 30}
     prefix_hidden: int = 64  # width of the reparametrising MLP
-    lam: float = 3.0  # lambda of Eq. 4, weight of the discriminator; the paper's {1, 5, 10, 100}
+    lam: float = 2.0  # lambda of Eq. 4, weight of the discriminator; the paper's {1, 5, 10, 100}
     inner_steps: int = 1  # T of the prefix in line 3, per batch; the paper's {10, 20}
     rec_steps: int = 0  # T of the prefix in line 10; the paper's {10, 20}
     dis_steps: int = 3  # T of the discriminator in line 14; the paper's {10, 20}

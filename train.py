@@ -40,13 +40,21 @@ P5_FOR = {
     "toy": {},
     "ml-100k": dict(window=20, steps=2000),
     "ml-1m": dict(window=20, steps=7000, sequential_batch=128, d_ff=256),
-    "insurance": dict(window=20, steps=3000),
+    "insurance": dict(window=20, steps=1500),
 }
 CFP_FOR = {
     "toy": {},
     "ml-100k": dict(epochs=60),
-    "ml-1m": dict(prefix_len=30, lam=30.0, dis_noise=0.3, dis_lr=3e-3, batch_size=256, epochs=40),
-    "insurance": dict(batch_size=256, epochs=8),
+    "ml-1m": dict(
+        prefix_len=30,
+        lam=30.0,
+        dis_depths=(1, 3, 7),
+        dis_noise=0.3,
+        dis_lr=3e-3,
+        batch_size=256,
+        epochs=60,
+    ),
+    "insurance": dict(batch_size=256, epochs=5),
 }
 
 
