@@ -228,7 +228,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     text = "default: what suits the data, see the run's config.json"
     group = parser.add_argument_group("counterfactually-fair prompt", text)
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--prefix-len", type=natural, help="tokens of the prefix; the paper's {5, 15, 30}")
+    add("--prefix-len", type=positive, help="tokens of the prefix; the paper's {5, 15, 30}")
     add("--lam", type=rate, help="lambda of Eq. 4; the paper's {1, 5, 10, 100}")
     add(
         "--inner-steps",
@@ -239,7 +239,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--dis-steps", type=positive, help="T of the discriminator, line 14; the paper's {10, 20}")
     add("--every", type=positive, help="R, batches between discriminator updates; the paper's 20")
     add("--epochs", type=positive, help="passes over the users")
-    add("--batch-size", type=positive, help="users per batch; the paper's 16")
+    add("--batch-size", type=several, help="users per batch; the paper's 16")
     add("--lr", type=rate, help="learning rate of the prefix")
     add("--dis-lr", type=rate, help="learning rate of the discriminators")
     group = parser.add_argument_group("P5 backbone", text)
@@ -261,6 +261,13 @@ def natural(text: str) -> int:
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def several(text: str) -> int:
+    """A discriminator compares people: its batch has two at least."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 on")
     return int(text)
 
 
