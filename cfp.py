@@ -22,7 +22,7 @@ class CFPConfig:
     # Differs from the paper: with its T = 10 and R = 20 (`PAPER_SCHEDULE`) the discriminator is
     # out of date: the prefix hides from a classifier of long ago, and a fresh one still reads the
     # attribute. Here the discriminator moves `dis_steps` times after every single step of the
-    # prefix.
+    # prefix. Lines 10-12 are left out (`rec_steps` 0): L_rec is in every step of line 6 as well.
     """
 
     prefix_len: int = 20  # tokens; the paper's {5, 15, 30}
@@ -36,10 +36,7 @@ class CFPConfig:
     batch_size: int = 128  # users, each with one prompt per task; the paper's 16
     lr: float = 5e-3  # of the prefix, AdamW; falls linearly to a twentieth
     dis_lr: float = 1e-2  # of the discriminators, AdamW
-    dis_depths: tuple[int, ...] = (
-        1,
-        3,
-    )  # linear layers of each discriminator; the paper's one has 7
+    dis_depths: tuple[int, ...] = (1, 3)  # linear layers of each member; the paper's one has 7
     dis_hidden: int = 128  # width between the discriminator's layers
     dis_dropout: float = 0.2
     dis_noise: float = 0.35  # standard deviations of Gaussian noise on the discriminator's input
@@ -47,7 +44,9 @@ class CFPConfig:
     cap: bool = True  # count L_dis only up to the labels' entropy
 
 
-PAPER_SCHEDULE = dict(  # section 5.1 and appendix A.3
+# Section 5.1 and appendix A.3. # Paper silent: epochs and learning rates, which are ours; two
+# epochs are 1,500 steps of the prefix in the toy world.
+PAPER_SCHEDULE = dict(  # T, R and lambda of section 5.1
     prefix_len=15,
     lam=10.0,
     inner_steps=10,

@@ -154,9 +154,8 @@ def macro_auc(
 
     `scores` (users, c), `labels` (users,). Binary: the AUC of class 1 against class 0.
     Source: section 5.1.
-    # Paper silent: AUC for more than two classes; we take the mean over classes of each class
-    # against
-    all others (macro one-vs-rest), over all classes that occur.
+    # Paper silent: AUC for more than two classes; we take the mean over the classes of each class
+    # against all others (macro one-vs-rest), over all classes that occur.
     """
     n_classes = scores.shape[1]
     if n_classes == 2:
