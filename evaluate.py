@@ -442,9 +442,9 @@ def table(results: dict) -> str:
             f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
             f"floor (shuffled labels) {cell(*bracket(results['floor'][task][attr]))}, "
             f"ceiling (raw history) {cell(*bracket(results['ceiling'][attr]))};",
-            "  The co-trained discriminator's own AUC, the optimistic figure, is "
-            f"{cell(results['co-trained auc'][task][attr])}: the prompt learnt to hide from this one,",
-            "  which in turn knew these users' labels. It measures nothing.",
+            "  The co-trained discriminator's own AUC, "
+            f"{cell(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide from",
+            "  just this one (optimistic), and it knew these users' labels (pessimistic).",
             "",
         ]
     lines += [
