@@ -321,39 +321,34 @@ def before_and_after(
     users = np.flatnonzero(corpus.split.test >= 0)
     popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
-    return {
+    results = {
         "tasks": tasks,
         "users": len(users),
         "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
         "prompt candidates": corpus.prompt_candidates,
         "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
-        "before": {task: measure(model, corpus, task, attr, None, seed) for task in tasks},
-        "after": {task: measure(model, corpus, task, attr, prefix, seed) for task in tasks},
-        "floor": {
-            task: {attr: shuffled_floor(model, corpus, task, attr, prefix, seed)} for task in tasks
-        },
+        "before": {},
+        "after": {},
+        "floor": {},
         "ceiling": {attr: history_ceiling(corpus, attr, seed)},
-        "co-trained auc": {
-            task: {attr: co_trained_auc(model, corpus, task, attr, prefix, discriminator, t)}
-            for t, task in enumerate(tasks)
-        },
+        "co-trained auc": {},
     }
-
-
-def measure(
-    model: T5, corpus: Corpus, task: str, attr: str, prefix: Prefix | None, seed: int
-) -> dict:
-    """Hit@k on the test items, and the fresh attackers on the user states of the same prompts."""
-    users = np.flatnonzero(corpus.split.test >= 0)
     labels = corpus.dataset.labels(attr)[users]
-    states = user_states(model, corpus, task, "test", users, prefix)
-    attacked = attack(states, labels, None, seed)
-    return {
-        **hits(held_out_ranks(model, corpus, task, "test", users, prefix), seed),
-        "auc": {attr: attacked["auc"][0]},
-        "auc interval": {attr: attacked["auc"][1:]},
-        "attackers": {attr: attacked},
-    }
+    shuffled = np.random.default_rng([seed, 8]).permutation(labels)
+    for t, task in enumerate(tasks):
+        for when, given in ("before", None), ("after", prefix):
+            states = user_states(model, corpus, task, "test", users, given)
+            attacked = attack(states, labels, None, seed)
+            results[when][task] = {
+                **hits(held_out_ranks(model, corpus, task, "test", users, given), seed),
+                "auc": {attr: attacked["auc"][0]},
+                "auc interval": {attr: attacked["auc"][1:]},
+                "attackers": {attr: attacked},
+            }
+        # the same attack on the same states with the labels shuffled among the users
+        results["floor"][task] = {attr: attack(states, shuffled, None, seed)}
+        results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
+    return results
 
 
 def hits(ranks: np.ndarray, seed: int) -> dict:
@@ -365,36 +360,18 @@ def hits(ranks: np.ndarray, seed: int) -> dict:
 
 
 def co_trained_auc(
-    model: T5,
-    corpus: Corpus,
-    task: str,
-    attr: str,
-    prefix: Prefix,
-    discriminator: Discriminator,
-    task_index: int,
+    discriminator: Discriminator, states: np.ndarray, labels: np.ndarray, task: int
 ) -> float:
-    """AUC of the training adversary itself on the test prompts: the optimistic figure.
+    """AUC of the training adversary itself on user states (users, d): the optimistic figure.
 
     It was trained together with the prefix, which learnt to hide from just this one, and it has
     seen these users' labels. Its score is the mean log-probability over its members.
     """
-    users = np.flatnonzero(corpus.split.test >= 0)
-    states = torch.from_numpy(user_states(model, corpus, task, "test", users, prefix))
+    user_bd = torch.from_numpy(states).to(next(discriminator.parameters()).device)
     discriminator.eval()
     with torch.no_grad():
-        user_bd = states.to(next(discriminator.parameters()).device)
-        members = [logits.log_softmax(-1) for logits in discriminator(user_bd, task_index)]
-    scores = torch.stack(members).mean(0).cpu().numpy()
-    return float(macro_auc(scores, corpus.dataset.labels(attr)[users])[0])
-
-
-def shuffled_floor(
-    model: T5, corpus: Corpus, task: str, attr: str, prefix: Prefix | None, seed: int
-) -> dict:
-    """The same attack on the same states with the labels shuffled among the users: nothing to find."""
-    users = np.flatnonzero(corpus.split.test >= 0)
-    labels = np.random.default_rng([seed, 8]).permutation(corpus.dataset.labels(attr)[users])
-    return attack(user_states(model, corpus, task, "test", users, prefix), labels, None, seed)
+        members = [logits.log_softmax(-1) for logits in discriminator(user_bd, task)]
+    return float(macro_auc(torch.stack(members).mean(0).cpu().numpy(), labels)[0])
 
 
 def history_ceiling(corpus: Corpus, attr: str, seed: int) -> dict:

@@ -3,9 +3,8 @@
 One letter per axis, as a suffix on tensors (the key that every other file refers to):
 
     b batch            s source tokens     y target tokens     n prefix tokens    d d_model
-    h attention heads  e width of a head   f feed-forward      v vocabulary       c attribute
-    classes i candidate items  l layers            k keys attended to  t nodes of a tree of
-    candidates
+    h attention heads  e width of a head   f feed-forward      v vocabulary       l layers
+    c classes          i candidate items   k keys attended to  t nodes of a tree of candidates
 
 What is particular to this project is one hook: every self-attention layer may be handed a `prefix`,
 keys and values that it attends to beside the text's own. This file does not know what they mean.
