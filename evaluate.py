@@ -221,17 +221,18 @@ def attack_mlp(
     """Cross-fitted scores (users, c) of the paper's seven-layer MLP (appendix A.3).
 
     The five folds' networks are trained side by side (vmap) with AdamW, for 30 passes over their
-    training users; each is tested as it was when its AUC on its validation users was best.
+    training users or until ten in a row were better on nobody's validation users; each is tested as
+    it was when its AUC on its validation users was best. No dropout: with 0.3 it reads half a point
+    more on MovieLens-1M without a prompt and two points less through one.
     """
     torch.manual_seed(seed)
-    nets = [MLP(x.shape[1], n_classes, depth=7, hidden=128, dropout=0.3) for _ in parts]
+    nets = [MLP(x.shape[1], n_classes, depth=7, hidden=128, dropout=0.0) for _ in parts]
     params, _ = stack_module_state(nets)
-    run = vmap(lambda p, xs: functional_call(nets[0], p, (xs,)), randomness="different")
-    optimizer = torch.optim.AdamW(params.values(), lr=2e-3, weight_decay=0.1)
+    run = vmap(lambda p, xs: functional_call(nets[0], p, (xs,)))
+    optimizer = torch.optim.AdamW(params.values(), lr=2e-3, weight_decay=0.3)
     n_train = min(len(train) for train, _, _ in parts)
-    scores, best = np.zeros((len(x), n_classes)), [-1.0] * len(parts)
+    scores, best, passes_since = np.zeros((len(x), n_classes)), [-1.0] * len(parts), 0
     for _ in range(30):
-        nets[0].train()
         order = torch.stack([train[torch.randperm(len(train))[:n_train]] for train, _, _ in parts])
         for rows in order.split(max(128, n_train // 32), dim=1):  # (folds, b)
             logits = run(params, x[rows])
@@ -239,7 +240,7 @@ def attack_mlp(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        nets[0].eval()
+        passes_since += 1
         for fold, (_, valid, test) in enumerate(parts):
             rows = torch.cat([valid, test])
             with torch.no_grad():
@@ -248,8 +249,10 @@ def attack_mlp(
                 )
             valid_auc = macro_auc(logits[: len(valid)].numpy(), y[valid].numpy())[0]
             if valid_auc > best[fold]:
-                best[fold] = valid_auc
+                best[fold], passes_since = valid_auc, 0
                 scores[test] = logits[len(valid) :]
+        if passes_since == 10:
+            break
     return scores
 
 

