@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch
-from model import T5, Prefix, T5Config
+from model import Backbone, LlamaConfig, Prefix, T5Config, target_loss
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,20 @@ class StackPrefix(nn.Module):
 class CFP(nn.Module):
     """A counterfactually-fair prompt: `forward()` gives the Prefix that the frozen model reads.
 
-    p_enc and p_dec of Eq. 2. # Paper silent: which layers receive them; we give every
-    self-attention layer of encoder and decoder its own keys and values (as prefix tuning does),
-    cross-attention none. A length of 0 gives a prefix that changes nothing.
+    p_enc and p_dec of Eq. 2; a decoder-only model has p_dec alone (section 4). # Paper silent: which
+    layers receive them; we give every self-attention layer of encoder and decoder its own keys and
+    values (as prefix tuning does), cross-attention none. A length of 0 gives a prefix that changes
+    nothing.
     """
 
-    def __init__(self, cfg: CFPConfig, model_cfg: T5Config):
+    def __init__(self, cfg: CFPConfig, model_cfg: T5Config | LlamaConfig):
         super().__init__()
-        heads = model_cfg.num_heads, model_cfg.d_kv
-        self.encoder = StackPrefix(cfg, model_cfg.num_layers, *heads)
-        self.decoder = StackPrefix(cfg, model_cfg.num_decoder_layers, *heads)
+        shapes = model_cfg.prefix_shapes
+        self.encoder = StackPrefix(cfg, *shapes["encoder"]) if "encoder" in shapes else None
+        self.decoder = StackPrefix(cfg, *shapes["decoder"])
 
     def forward(self) -> Prefix:
-        return Prefix(self.encoder(), self.decoder())
+        return Prefix(None if self.encoder is None else self.encoder(), self.decoder())
 
     @torch.no_grad()
     def frozen(self) -> Prefix:
@@ -161,11 +162,13 @@ def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
 
     `user_mask` (b, s) is True there, at one token or more in every row.
     """
-    weight = user_mask.to(encoded_bsd.dtype).unsqueeze(-1)
-    return (encoded_bsd * weight).sum(1) / weight.sum(1)
+    weight = user_mask.float().unsqueeze(-1)
+    return (encoded_bsd * weight).sum(1) / weight.sum(1)  # float32 whatever the backbone's type
 
 
-def forward(model: T5, prefix: Prefix | None, batches: list[Batch]) -> tuple[Tensor, list[Tensor]]:
+def forward(
+    model: Backbone, prefix: Prefix | None, batches: list[Batch]
+) -> tuple[Tensor, list[Tensor]]:
     """rec_loss and u_emb of Algorithm 1, lines 4, 11 and 15, for one batch of prompts per task.
 
     rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of
@@ -174,8 +177,8 @@ def forward(model: T5, prefix: Prefix | None, batches: list[Batch]) -> tuple[Ten
     rec_losses, u_emb = [], []
     for batch in batches:
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
-        rec_losses.append(model.target_loss(encoded, batch.mask, batch.target_ids, prefix))
-        u_emb.append(mean_user_state(encoded, batch.user_mask))
+        rec_losses.append(target_loss(model, encoded, batch.target_ids))
+        u_emb.append(mean_user_state(encoded.states, batch.user_mask))
     return torch.stack(rec_losses).mean(), u_emb
 
 

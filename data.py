@@ -7,6 +7,7 @@ into a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its n
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from datasets import Dataset
+from files import InputError
 
 TASKS = "sequential", "direct"
 N_NEGATIVES = 100  # section 5.1
@@ -83,10 +85,13 @@ def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001
 # -------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> bytes:
-    """A sentencepiece model for the small backbone in which every user and item number is one piece.
+def train_tokenizer(
+    n_users: int, n_items: int, nouns: tuple[str, str, str], begins: bool = False
+) -> bytes:
+    """A sentencepiece model for the small backbones in which every user and item number is one piece.
 
-    Raised on the prompts' own words; any other text falls back to bytes, so nothing is unknown.
+    Raised on the prompts' own words; any other text falls back to bytes, so nothing is unknown. With
+    `begins` it has a token <s> for the beginning of a text, which makes it one of Llama's kind.
     """
     sentence = f"{sequential_prompt(1, [1001, 1002], nouns)} {direct_prompt(1, [1001], nouns)}"
     words = sentence.replace("_1", "").replace("1001", "").replace("1002", "")
@@ -98,7 +103,7 @@ def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> 
         sentence_iterator=iter([sentence]),
         model_writer=model,
         model_type="bpe",
-        vocab_size=len(pieces) + 3 + 256 + 64,  # pad, </s>, <unk>; bytes; room for letters
+        vocab_size=len(pieces) + 4 + 256 + 64,  # pad, </s>, <unk>, <s>; bytes; room for letters
         hard_vocab_limit=False,
         user_defined_symbols=pieces,
         byte_fallback=True,
@@ -106,7 +111,7 @@ def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> 
         pad_id=0,
         eos_id=1,
         unk_id=2,
-        bos_id=-1,
+        bos_id=3 if begins else -1,
         num_threads=1,
         minloglevel=2,
     )
@@ -114,27 +119,65 @@ def train_tokenizer(n_users: int, n_items: int, nouns: tuple[str, str, str]) -> 
 
 
 class Tokenizer:
-    """A sentencepiece model, word by word.
+    """A sentencepiece model of T5's kind or of Llama's, word by word.
 
     No piece of these models crosses a space, so a text's pieces are those of its words one after
-    the other: words are encoded once and remembered, and a word's positions are known.
+    the other: words are encoded once and remembered, and a word's positions are known. T5's kind ends
+    a prompt with </s>; Llama's, which has a token <s>, begins it with that.
+    Raises InputError, naming `source`, for bytes that are no sentencepiece model.
     """
 
-    def __init__(self, proto: bytes):
-        self.proto = proto
-        self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        self.vocab_size = self.model.get_piece_size()
-        self.pad_id, self.eos_id = self.model.pad_id(), self.model.eos_id()
+    def __init__(self, proto: bytes, source: str = "tokenizer", n_sentinels: int = 0):
+        self.proto, self.n_sentinels = proto, n_sentinels
+        try:
+            self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        except RuntimeError:
+            raise InputError(f"{source}: not a sentencepiece model; copy it again") from None
+        self.vocab_size = self.model.get_piece_size() + n_sentinels
+        self.eos_id, bos_id = self.model.eos_id(), self.model.bos_id()
+        if self.eos_id < 0:
+            raise InputError(f"{source}: has no end token </s>, which ends every answer")
+        self.before = [] if bos_id < 0 else [bos_id]
+        self.after = [self.eos_id] if bos_id < 0 else []
+        self.pad_id = max(
+            self.model.pad_id(), 0
+        )  # Llama's has none; padding is looked at by nobody
         self.cache: dict[str, tuple[int, ...]] = {}
 
     def word(self, word: str) -> tuple[int, ...]:
+        """Token ids of a word; <extra_id_0> is the last of T5's sentinels, which stand above its pieces."""
         ids = self.cache.get(word)
         if ids is None:
-            ids = self.cache[word] = tuple(self.model.encode(word))
+            number = word.removeprefix("<extra_id_").removesuffix(">")
+            if f"<extra_id_{number}>" == word and number in map(str, range(self.n_sentinels)):
+                ids = (self.vocab_size - 1 - int(number),)
+            else:
+                ids = tuple(self.model.encode(word))
+            self.cache[word] = ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        return self.model.decode([i for i in ids if i not in (self.pad_id, self.eos_id)])
+        """The text of token ids, without the marks of its beginning, its end and its padding."""
+        marks = {self.pad_id, self.eos_id, *self.before}
+        return self.model.decode([i for i in ids if i not in marks and i < len(self.model)])
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a published folder: T5's `spiece.model` with 100 sentinels, or `tokenizer.model`.
+
+    Raises InputError where there is neither, or where it has more tokens than the model, `vocab_size`.
+    """
+    for name, n_sentinels in ("spiece.model", 100), ("tokenizer.model", 0):
+        path = folder / name
+        if path.exists():
+            tokenizer = Tokenizer(path.read_bytes(), str(path), n_sentinels)
+            if tokenizer.vocab_size > vocab_size:
+                raise InputError(
+                    f"{path}: {tokenizer.vocab_size} tokens, but vocab_size in "
+                    f"{folder / 'config.json'} is {vocab_size}"
+                )
+            return tokenizer
+    raise InputError(f"{folder}: spiece.model or tokenizer.model is missing; copy it there")
 
 
 def sequential_prompt(user: int, history: list[int], nouns: tuple[str, str, str]) -> str:
@@ -160,18 +203,18 @@ def direct_prompt(user: int, candidates: list[int], nouns: tuple[str, str, str])
 
 
 def encode_prompt(text: str, user: int, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-    """Token ids with the end token, and for each whether it is one of the user's.
+    """Token ids with what begins and ends a prompt, and for each whether it is one of the user's.
 
     The user-relevant tokens (Eq. 3: "user", "_", the number) are all pieces of the words `user_N` and
     `User_N`, wherever they stand in the text.
     """
-    ids, is_user = [], []
+    ids, is_user = [*tokenizer.before], [False] * len(tokenizer.before)
     names = f"user_{user}", f"User_{user}"
     for word in text.split(" "):
         pieces = tokenizer.word(word)
         ids += pieces
         is_user += [word in names] * len(pieces)
-    return [*ids, tokenizer.eos_id], [*is_user, False]
+    return ids + tokenizer.after, is_user + [False] * len(tokenizer.after)
 
 
 @dataclass(frozen=True)
@@ -208,7 +251,7 @@ class Batch(NamedTuple):
     input_ids: Tensor  # (b, s)
     mask: Tensor  # (b, s) bool, True on text
     user_mask: Tensor  # (b, s) bool, True on the tokens of the user
-    target_ids: Tensor  # (b, y)
+    target_ids: Tensor  # (b, y), -1 after the end
     targets: np.ndarray  # (b,) item indices
 
 
@@ -305,7 +348,7 @@ def collate(corpus: Corpus, examples: list[Example], device: str | torch.device 
     target_length = max(1, *map(len, targets))
     input_ids = np.full((len(examples), length), corpus.tokenizer.pad_id)
     user_mask = np.zeros((len(examples), length), dtype=bool)
-    target_ids = np.full((len(examples), target_length), corpus.tokenizer.pad_id)
+    target_ids = np.full((len(examples), target_length), -1)
     for row, (example, target) in enumerate(zip(examples, targets)):
         input_ids[row, : len(example.input_ids)] = example.input_ids
         user_mask[row, : len(example.is_user)] = example.is_user

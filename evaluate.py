@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from answers import generate, score_candidates
 from cfp import MLP, Discriminator, mean_user_state
 from data import Corpus, candidates_of, collate, held_out_example
-from model import T5, Prefix, generate, score_candidates
+from model import Backbone, Prefix
 
 FOLDS = 5
 BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
@@ -37,7 +38,7 @@ def held_out_batches(
 
 @torch.no_grad()
 def user_states(
-    model: T5,
+    model: Backbone,
     corpus: Corpus,
     task: str,
     part: str,
@@ -50,13 +51,13 @@ def user_states(
     device = next(model.parameters()).device
     for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
-        states[rows] = mean_user_state(encoded, batch.user_mask).float().cpu()
+        states[rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
     return states
 
 
 @torch.no_grad()
 def held_out_ranks(
-    model: T5,
+    model: Backbone,
     corpus: Corpus,
     task: str,
     part: str,
@@ -76,7 +77,7 @@ def held_out_ranks(
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
         items = [candidates_of(corpus, task, user, part) for user in batch.users]
         candidates = [[corpus.target(item) for item in row] for row in items]
-        scores = score_candidates(model, encoded, batch.mask, candidates, prefix)
+        scores = score_candidates(model, encoded, candidates)
         ranks[rows] = rank_of_first(scores.cpu().numpy(), [len(row) for row in items])
     return ranks
 
@@ -119,7 +120,9 @@ def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> n
     return users if len(users) <= n else np.sort(rng.choice(users, n, replace=False))
 
 
-def validation_hit(model: T5, corpus: Corpus, task: str, users: np.ndarray, prefix=None) -> float:
+def validation_hit(
+    model: Backbone, corpus: Corpus, task: str, users: np.ndarray, prefix=None
+) -> float:
     """Hit@10 on validation items, a fraction in [0, 1]."""
     return (held_out_ranks(model, corpus, task, "valid", users, prefix) <= 10).mean()
 
@@ -312,7 +315,7 @@ def ranks_within(scores: np.ndarray) -> np.ndarray:
 
 
 def before_and_after(
-    model: T5,
+    model: Backbone,
     corpus: Corpus,
     tasks: list[str],
     attr: str,
@@ -440,7 +443,7 @@ def bracket(attacked: dict) -> tuple[float, list[float]]:
     return attacked["auc"][0], attacked["auc"][1:]
 
 
-def example(model: T5, corpus: Corpus, task: str, prefix: Prefix) -> str:
+def example(model: Backbone, corpus: Corpus, task: str, prefix: Prefix) -> str:
     """One user's test prompt and what the model writes in answer, without and with the prefix."""
     user = np.flatnonzero(corpus.split.test >= 0)[0]
     asked = held_out_example(corpus, task, user, "test")

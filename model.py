@@ -1,4 +1,4 @@
-"""The recommender's backbone: a compact T5 (Raffel et al. 2020) in the checkpoint's own vocabulary.
+"""The recommender's backbones: a compact T5 (Raffel et al. 2020) and a Llama (Touvron et al. 2023).
 
 One letter per axis, as a suffix on tensors (the key that every other file refers to):
 
@@ -6,8 +6,10 @@ One letter per axis, as a suffix on tensors (the key that every other file refer
     h attention heads  e width of a head   f feed-forward      v vocabulary       l layers
     c classes          i candidate items   k keys attended to  t nodes of a tree of candidates
 
-What is particular to this project is one hook: every self-attention layer may be handed a `prefix`,
-keys and values that it attends to beside the text's own. This file does not know what they mean.
+Both are used in the same way: `encode` reads prompts, `decode` goes on with answers, `logits` says
+which token comes next. What is particular to this project is one hook: every self-attention layer
+may be handed a `prefix`, keys and values that it attends to beside the text's own. This file does not
+know what they mean.
 """
 
 import json
@@ -16,14 +18,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from files import InputError, load_tensors, save_tensors, write_atomically
+from files import InputError, save_tensors, write_atomically
+from weights import public_names, read_config, read_tensors
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
+NO_TOKEN = -1  # fills up a batch of targets of different lengths
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,66 @@ class T5Config:
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
 
+    @property
+    def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(l, h, e) of the prefix of each stack that takes one."""
+        return {
+            "encoder": (self.num_layers, self.num_heads, self.d_kv),
+            "decoder": (self.num_decoder_layers, self.num_heads, self.d_kv),
+        }
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """What defines a Llama, under the names of the public `config.json`; the defaults are the tiny one."""
+
+    vocab_size: int
+    hidden_size: int = 64
+    intermediate_size: int = 128
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4  # fewer than the heads of the queries: several share one
+    head_dim: int = 16
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0  # the slowest rotation takes about 2 pi * theta tokens
+    tie_word_embeddings: bool = False
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    @property
+    def d_model(self) -> int:
+        return self.hidden_size
+
+    @property
+    def decoder_start_token_id(self) -> int:
+        # Paper silent: what stands between prompt and answer of a decoder-only model; we write
+        # <s> prompt <s> answer </s>, which every tokenizer of this family can.
+        return self.bos_token_id
+
+    @property
+    def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(l, h, e) of the prefix of the one stack."""
+        return {"decoder": (self.num_hidden_layers, self.num_key_value_heads, self.head_dim)}
+
 
 class Prefix(NamedTuple):
     """Keys and values for every self-attention layer of a stack: (l, 2, b or 1, h, n, e), or None.
 
     Index 0 of the second axis holds the keys, index 1 the values. A batch axis of 1 serves all
-    rows.
+    rows. A decoder-only model has no encoder and takes the decoder's alone.
     """
 
     encoder: Tensor | None
     decoder: Tensor | None
+
+
+class Encoded(NamedTuple):
+    """Prompts as a model has read them: what is needed to go on with their answers."""
+
+    states: Tensor  # (b, s, d) after the last layer and its norm
+    mask: Tensor  # (b, s) bool, True on text, False on padding
+    prefix: Prefix | None
+    keys_values: list | None = None  # Llama: of each layer, (b, h, s, e) both; T5 has `states`
 
 
 class RMSNorm(nn.Module):
@@ -106,56 +159,85 @@ def relative_position_bucket(
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases and without the 1/sqrt(e) scaling (T5 folds it into init)."""
+    """Multi-head attention without biases; several heads of queries may share one of keys and values."""
 
-    def __init__(self, cfg: T5Config):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_width: int,
+        scale: float,
+        dropout=0.0,
+    ):
         super().__init__()
-        self.n_heads, inner = cfg.num_heads, cfg.num_heads * cfg.d_kv
-        self.dropout = cfg.dropout_rate
-        self.q = nn.Linear(cfg.d_model, inner, bias=False)
-        self.k = nn.Linear(cfg.d_model, inner, bias=False)
-        self.v = nn.Linear(cfg.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, cfg.d_model, bias=False)
+        self.head_width, self.grouped = head_width, n_kv_heads < n_heads
+        self.scale, self.dropout = scale, dropout
+        self.q = nn.Linear(d_model, n_heads * head_width, bias=False)
+        self.k = nn.Linear(d_model, n_kv_heads * head_width, bias=False)
+        self.v = nn.Linear(d_model, n_kv_heads * head_width, bias=False)
+        self.o = nn.Linear(n_heads * head_width, d_model, bias=False)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (b, s, h*e) -> (b, h, s, e)
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (b, s, h*e) -> (b, h, s, e)
+
+    def queries(self, x_bsd: Tensor) -> Tensor:
+        return self.split_heads(self.q(x_bsd))
 
     def keys_values(self, x_bkd: Tensor) -> tuple[Tensor, Tensor]:
         return self.split_heads(self.k(x_bkd)), self.split_heads(self.v(x_bkd))
 
-    def forward(self, x_bsd: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attend from x (b, s, d) to keys and values (b, h, k, e) under an additive bias (.., s, k)."""
-        dropout = self.dropout if self.training else 0.0
-        q = self.split_heads(self.q(x_bsd))
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """(b, s, d) from queries (b, h, s, e), keys and values (b, h, k, e), additive bias (.., s, k)."""
         out = F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=bias.to(q.dtype), dropout_p=dropout, scale=1.0
+            queries,
+            keys,
+            values,
+            attn_mask=bias.to(queries.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+            enable_gqa=self.grouped,
         )
         return self.o(out.transpose(1, 2).flatten(2))  # (b, h, s, e) -> (b, s, d)
 
 
 class FeedForward(nn.Module):
-    """ReLU (T5 1.0) or gated-GELU (T5 1.1) feed-forward, (b, s, d) -> (b, s, d)."""
+    """(b, s, d) -> (b, s, d): ReLU (T5 1.0), or a gate of GELU (T5 1.1) or SiLU (Llama) times the rest."""
 
-    def __init__(self, cfg: T5Config):
+    def __init__(self, d_model: int, d_ff: int, activation: str, dropout: float = 0.0):
         super().__init__()
-        self.gate = None
-        if cfg.feed_forward_proj == "gated-gelu":
-            self.gate = nn.Linear(cfg.d_model, cfg.d_ff, bias=False)
-        elif cfg.feed_forward_proj != "relu":
-            raise InputError(
-                f"feed_forward_proj is {cfg.feed_forward_proj!r}; only 'relu' and 'gated-gelu' are "
-                "implemented"
-            )
-        self.up = nn.Linear(cfg.d_model, cfg.d_ff, bias=False)
-        self.down = nn.Linear(cfg.d_ff, cfg.d_model, bias=False)
-        self.dropout = nn.Dropout(cfg.dropout_rate)
+        self.activation = activation
+        self.gate = None if activation == "relu" else nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_bsd: Tensor) -> Tensor:
-        if self.gate is None:
+        if self.activation == "relu":
             hidden_bsf = F.relu(self.up(x_bsd))
-        else:
+        elif self.activation == "gated-gelu":
             hidden_bsf = F.gelu(self.gate(x_bsd), approximate="tanh") * self.up(x_bsd)
+        else:
+            hidden_bsf = F.silu(self.gate(x_bsd)) * self.up(x_bsd)
         return self.down(self.dropout(hidden_bsf))
+
+
+def join(*parts: tuple[Tensor, Tensor] | Tensor | None) -> tuple[Tensor, Tensor]:
+    """Keys and values of several stretches of text, (b, h, k, e) each, as one; None is left out."""
+    parts = [part for part in parts if part is not None]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([k for k, _ in parts], dim=2), torch.cat([v for _, v in parts], dim=2)
+
+
+def for_rows(prefix: Tensor | None, keys: Tensor) -> Tensor | None:
+    """One layer's prefix (2, b or 1, h, n, e) in the type of `keys` and for as many rows."""
+    return None if prefix is None else prefix.to(keys.dtype).expand(-1, len(keys), -1, -1, -1)
+
+
+# -------------------------------------------------------------------------------------------------
+# T5
+# -------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -163,12 +245,14 @@ class Block(nn.Module):
 
     def __init__(self, cfg: T5Config, is_decoder: bool):
         super().__init__()
+        # unscaled attention: T5 folds 1/sqrt(e) into the initial weights
+        shape = cfg.d_model, cfg.num_heads, cfg.num_heads, cfg.d_kv, 1.0, cfg.dropout_rate
         self.self_norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
-        self.self_attention = Attention(cfg)
+        self.self_attention = Attention(*shape)
         self.cross_norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon) if is_decoder else None
-        self.cross_attention = Attention(cfg) if is_decoder else None
+        self.cross_attention = Attention(*shape) if is_decoder else None
         self.ff_norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
-        self.ff = FeedForward(cfg)
+        self.ff = FeedForward(cfg.d_model, cfg.d_ff, cfg.feed_forward_proj, cfg.dropout_rate)
         self.dropout = nn.Dropout(cfg.dropout_rate)
 
     def forward(
@@ -184,26 +268,22 @@ class Block(nn.Module):
 
         `cache` holds what earlier calls left for this layer: "self" and "cross" keys and values.
         """
-        normed = self.self_norm(x_bsd)
-        keys, values = self.self_attention.keys_values(normed)
+        normed, attention = self.self_norm(x_bsd), self.self_attention
+        own = attention.keys_values(normed)
         if cache is not None:
-            if "self" in cache:
-                keys = torch.cat([cache["self"][0], keys], dim=2)
-                values = torch.cat([cache["self"][1], values], dim=2)
-            cache["self"] = keys, values
-        if prefix is not None:  # after the cache, so that the cache never holds the prefix twice
-            prefix_keys, prefix_values = prefix.to(keys.dtype).expand(-1, len(keys), -1, -1, -1)
-            keys = torch.cat([prefix_keys, keys], dim=2)  # (b, h, n + k, e)
-            values = torch.cat([prefix_values, values], dim=2)
-        x_bsd = x_bsd + self.dropout(self.self_attention(normed, keys, values, self_bias))
+            own = cache["self"] = join(cache.get("self"), own)
+        # after the cache, so that the cache never holds the prefix twice
+        keys, values = join(for_rows(prefix, own[0]), own)
+        out = attention(attention.queries(normed), keys, values, self_bias)
+        x_bsd = x_bsd + self.dropout(out)
         if self.cross_attention is not None:
             cross = cache.get("cross") if cache is not None else None
             if cross is None:
                 cross = self.cross_attention.keys_values(encoded)
                 if cache is not None:
                     cache["cross"] = cross
-            out = self.cross_attention(self.cross_norm(x_bsd), *cross, cross_bias)
-            x_bsd = x_bsd + self.dropout(out)
+            queries = self.cross_attention.queries(self.cross_norm(x_bsd))
+            x_bsd = x_bsd + self.dropout(self.cross_attention(queries, *cross, cross_bias))
         return x_bsd + self.dropout(self.ff(self.ff_norm(x_bsd)))
 
 
@@ -266,72 +346,50 @@ class T5(nn.Module):
         if not cfg.tie_word_embeddings:
             self.head = nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
 
-    def encode(self, input_ids: Tensor, mask: Tensor, prefix: Prefix | None = None) -> Tensor:
-        """Encoder states (b, s, d) of token ids (b, s); `mask` (b, s) is True on text, False on padding."""
+    def encode(self, input_ids: Tensor, mask: Tensor, prefix: Prefix | None = None) -> Encoded:
+        """Prompts of token ids (b, s) as read; `mask` (b, s) is True on text, False on padding."""
         assert input_ids.shape == mask.shape, f"ids {input_ids.shape} but mask {mask.shape}"
         prefix_ls = check_prefix(prefix.encoder if prefix else None, len(self.encoder.layers))
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        prefix_len = 0 if prefix_ls is None else prefix_ls.shape[-2]
-        bias = self.encoder.self_bias(position, position, mask[:, None, :], prefix_len)
-        return self.encoder(self.embedding(input_ids), bias, prefix_ls)
+        bias = self.encoder.self_bias(position, position, mask[:, None, :], length_of(prefix_ls))
+        return Encoded(self.encoder(self.embedding(input_ids), bias, prefix_ls), mask, prefix)
 
     def decode(
         self,
         decoder_input_ids: Tensor,
-        encoded: Tensor,
-        mask: Tensor,
-        prefix: Prefix | None = None,
+        encoded: Encoded,
         cache: list[dict] | None = None,
         positions: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Decoder states (b, y, d) after each of the ids (b, y), given encoder states (b, s, d).
+        """Decoder states (b, y, d) after each of the ids (b, y), as `logits` wants them.
 
         With a `cache` (from `new_cache`) the ids are the continuation of those of earlier calls.
-        `positions` (b, y) and `visible` (b, y, y) replace the default order 0, 1, 2, .. in which
-        each token sees those before it; `score_candidates` lays a tree out with them.
+        `positions` (b or 1, y) and `visible` (b or 1, y, y) replace the default order 0, 1, 2, .. in
+        which each token sees those before it; `score_candidates` lays a tree out with them.
         """
+        prefix = encoded.prefix
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.decoder.layers))
-        prefix_len = 0 if prefix_ls is None else prefix_ls.shape[-2]
-        past = cache[0]["self"][0].shape[2] if cache and "self" in cache[0] else 0
-        keys = torch.arange(past + decoder_input_ids.shape[1], device=encoded.device)
-        queries = keys[past:]
-        if positions is not None:
-            queries = keys = positions
-        if visible is None:
-            visible = keys[None, :] <= queries[:, None]
-        bias = self.decoder.self_bias(queries, keys, visible, prefix_len)
-        cross_bias = MASKED * (~mask)[:, None, None, :].to(encoded.dtype)  # (b, 1, 1, s)
+        positions, key_positions, visible = in_order(decoder_input_ids, cache, positions, visible)
+        bias = self.decoder.self_bias(positions, key_positions, visible, length_of(prefix_ls))
+        cross_bias = MASKED * (~encoded.mask)[:, None, None, :].to(encoded.states.dtype)
         x_byd = self.embedding(decoder_input_ids)
-        return self.decoder(x_byd, bias, prefix_ls, encoded, cross_bias, cache)
+        states = self.decoder(x_byd, bias, prefix_ls, encoded.states, cross_bias, cache)
+        if self.cfg.scale_decoder_outputs:  # the tied embedding has unit variance per entry
+            states = states * self.cfg.d_model**-0.5
+        return states
 
     def new_cache(self) -> list[dict]:
         """An empty key/value cache for `decode`, one entry per decoder layer."""
         return [{} for _ in self.decoder.layers]
 
-    def logits(self, states_byd: Tensor, tokens: slice = slice(None)) -> Tensor:
-        """Unnormalised log-probabilities (b, y, v) of the token that follows each decoder state.
-
-        `tokens` restricts them to a slice of the vocabulary.
-        """
-        return F.linear(self.scaled(states_byd), self.head_weight()[tokens])
-
-    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """The logits of one token (..) after each decoder state (.., d), without those of the others."""
-        return (self.scaled(states) * self.head_weight()[tokens]).sum(-1)
-
     def head_weight(self) -> Tensor:
-        return (self.embedding if self.head is None else self.head).weight  # (v, d)
+        """(v, d): its rows times a state of `decode` are the logits."""
+        return (self.embedding if self.head is None else self.head).weight
 
-    def scaled(self, states: Tensor) -> Tensor:
-        if self.cfg.scale_decoder_outputs:  # the tied embedding has unit variance per entry
-            states = states * self.cfg.d_model**-0.5
-        return states
-
-    def shift_right(self, target_ids: Tensor) -> Tensor:
-        """y_0 .. y_{j-1} for each y_j: the start token in front, the last one dropped; (b, y)."""
-        start = torch.full_like(target_ids[:, :1], self.cfg.decoder_start_token_id)
-        return torch.cat([start, target_ids[:, :-1]], dim=1)
+    def logits(self, states_byd: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (b, y, v) of the token that follows each decoder state."""
+        return F.linear(states_byd, self.head_weight())
 
     def forward(
         self,
@@ -342,26 +400,187 @@ class T5(nn.Module):
     ) -> Tensor:
         """Logits (b, y, v) for ids (b, s) and decoder ids (b, y). Without a mask, padding ids are masked."""
         mask = input_ids != self.cfg.pad_token_id if mask is None else mask
-        encoded = self.encode(input_ids, mask, prefix)
-        return self.logits(self.decode(decoder_input_ids, encoded, mask, prefix))
+        return self.logits(self.decode(decoder_input_ids, self.encode(input_ids, mask, prefix)))
 
-    def target_loss(
-        self, encoded: Tensor, mask: Tensor, target_ids: Tensor, prefix: Prefix | None = None
+
+# -------------------------------------------------------------------------------------------------
+# Llama
+# -------------------------------------------------------------------------------------------------
+
+
+class Rotary(NamedTuple):
+    """Cosine and sine of the angle of each pair of entries at each position, (b or 1, 1, s, e/2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary(positions: Tensor, head_width: int, theta: float) -> Rotary:
+    """Rotary position embedding (Su et al. 2021) for positions (b or 1, s), in tokens.
+
+    Pair j turns by theta**(-2j / e) radians per token.
+    """
+    exponent = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
+    angle = positions[:, None, :, None].float() * theta**-exponent
+    return Rotary(angle.cos(), angle.sin())
+
+
+def rotate(x_bhse: Tensor, by: Rotary) -> Tensor:
+    """Turn each pair of entries; j is paired with j + e/2, the half-split layout of the checkpoints."""
+    first, second = x_bhse.float().chunk(2, dim=-1)
+    turned = first * by.cos - second * by.sin, second * by.cos + first * by.sin
+    return torch.cat(turned, dim=-1).to(x_bhse.dtype)
+
+
+class LlamaBlock(nn.Module):
+    """One layer: self-attention with rotary positions, gated feed-forward; norms first."""
+
+    def __init__(self, cfg: LlamaConfig):
+        super().__init__()
+        heads = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
+        self.self_norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.self_attention = Attention(cfg.hidden_size, *heads, scale=cfg.head_dim**-0.5)
+        self.ff_norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.ff = FeedForward(cfg.hidden_size, cfg.intermediate_size, "gated-silu")
+
+    def forward(
+        self,
+        x_bsd: Tensor,
+        bias: Tensor,
+        by: Rotary,
+        prefix: Tensor | None,
+        prompt: tuple[Tensor, Tensor] | None,
+        cache: dict,
     ) -> Tensor:
-        """Negative log-likelihood of the targets (b, y), padded with pad_token_id, in nats: a scalar.
+        """x (b, s, d) through the layer; it attends to prefix, prompt (keys and values) and itself.
 
-        Source: Eq. 2, for encoder states (b, s, d) that were computed with the same prefix.
+        The text's keys and values, with those of earlier calls, are left in `cache` as "self". The
+        prefix takes no rotary position: its keys are free vectors, which every position meets
+        unturned, and the text keeps the positions that it has without a prefix.
         """
-        states = self.decode(self.shift_right(target_ids), encoded, mask, prefix)
-        token_nll = F.cross_entropy(
-            self.logits(states).float().flatten(0, 1),  # (b, y, v) -> (b*y, v)
-            target_ids.flatten(),
-            ignore_index=self.cfg.pad_token_id,
-            reduction="none",
-        ).view_as(target_ids)
-        # Paper silent: Eq. 2 sums over the tokens of one target and Eq. 4 over users; over users we
-        # take the mean, so that lambda means the same at every batch size.
-        return token_nll.sum(1).mean()
+        normed, attention = self.self_norm(x_bsd), self.self_attention
+        keys, values = attention.keys_values(normed)
+        own = cache["self"] = join(cache.get("self"), (rotate(keys, by), values))
+        keys, values = join(for_rows(prefix, keys), prompt, own)
+        x_bsd = x_bsd + attention(rotate(attention.queries(normed), by), keys, values, bias)
+        return x_bsd + self.ff(self.ff_norm(x_bsd))
+
+
+class Llama(nn.Module):
+    """Decoder-only transformer: prompt and answer are one text, every token sees those before it."""
+
+    def __init__(self, cfg: LlamaConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embedding = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.layers = nn.ModuleList(LlamaBlock(cfg) for _ in range(cfg.num_hidden_layers))
+        self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.head = None
+        if not cfg.tie_word_embeddings:
+            self.head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+
+    def run(self, ids, positions, visible, prefix, prompts, cache) -> Tensor:
+        """States (b, y, d) of ids (b, y) at positions (b or 1, y); `visible` (b or 1, y, prompt + own)."""
+        prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.layers))
+        x_byd = self.embedding(ids)
+        bias = F.pad(MASKED * (~visible)[:, None].to(x_byd.dtype), (length_of(prefix_ls), 0))
+        by = rotary(positions, self.cfg.head_dim, self.cfg.rope_theta)
+        for i, layer in enumerate(self.layers):
+            layer_prefix = None if prefix_ls is None else prefix_ls[i]
+            prompt = None if prompts is None else prompts[i]
+            x_byd = layer(x_byd, bias, by, layer_prefix, prompt, cache[i])
+        return self.norm(x_byd)
+
+    def encode(self, input_ids: Tensor, mask: Tensor, prefix: Prefix | None = None) -> Encoded:
+        """Prompts of token ids (b, s) as read; `mask` (b, s) is True on text; padding is on the right."""
+        assert input_ids.shape == mask.shape, f"ids {input_ids.shape} but mask {mask.shape}"
+        position, cache = torch.arange(input_ids.shape[1], device=mask.device), self.new_cache()
+        visible = (position <= position[:, None]) & mask[:, None, :]
+        states = self.run(input_ids, position[None], visible, prefix, None, cache)
+        return Encoded(states, mask, prefix, [layer["self"] for layer in cache])
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        encoded: Encoded,
+        cache: list[dict] | None = None,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """States (b, y, d) after each of the ids (b, y), which go on where each row's prompt ends.
+
+        The arguments are those of `T5.decode`; positions count from the end of the prompt.
+        """
+        positions, _, visible = in_order(decoder_input_ids, cache, positions, visible)
+        cache = self.new_cache() if cache is None else cache
+        n_rows, n_ids = decoder_input_ids.shape
+        prompt = encoded.mask[:, None, :].expand(n_rows, n_ids, -1)
+        visible = torch.cat([prompt, visible.expand(n_rows, -1, -1)], dim=-1)
+        positions = encoded.mask.sum(1, keepdim=True) + positions
+        return self.run(
+            decoder_input_ids, positions, visible, encoded.prefix, encoded.keys_values, cache
+        )
+
+    def new_cache(self) -> list[dict]:
+        """An empty key/value cache for `decode`, one entry per layer."""
+        return [{} for _ in self.layers]
+
+    def head_weight(self) -> Tensor:
+        """(v, d): its rows times a state are the logits."""
+        return (self.embedding if self.head is None else self.head).weight
+
+    def logits(self, states_bsd: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (b, s, v) of the token that follows each state."""
+        return F.linear(states_bsd, self.head_weight())
+
+    def forward(
+        self, input_ids: Tensor, prefix: Prefix | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits (b, s, v) for ids (b, s). Padding on the right needs no mask: no text sees it."""
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
+        return self.logits(self.encode(input_ids, mask, prefix).states)
+
+
+# -------------------------------------------------------------------------------------------------
+# What both share
+# -------------------------------------------------------------------------------------------------
+
+Backbone = T5 | Llama
+
+
+def in_order(ids: Tensor, cache: list[dict] | None, positions: Tensor | None, visible) -> tuple:
+    """(positions of ids (1, y), of all keys (1, k), visible (1, y, k)): one token after the other.
+
+    Those before are in the cache. Positions and `visible` that were given are kept.
+    """
+    past = cache[0]["self"][0].shape[2] if cache and "self" in cache[0] else 0
+    key_positions = torch.arange(past + ids.shape[1], device=ids.device)[None]
+    if positions is None:
+        positions = key_positions[:, past:]
+    else:
+        key_positions = positions
+    if visible is None:
+        visible = key_positions[:, None, :] <= positions[:, :, None]
+    return positions, key_positions, visible
+
+
+def target_loss(model: Backbone, encoded: Encoded, target_ids: Tensor) -> Tensor:
+    """Negative log-likelihood of the targets (b, y), filled up with NO_TOKEN, in nats: a scalar.
+
+    Source: Eq. 2, for prompts that were encoded with the prefix.
+    """
+    # the start token in front, the last one dropped: y_0 .. y_{j-1} for each y_j
+    start = torch.full_like(target_ids[:, :1], model.cfg.decoder_start_token_id)
+    decoder_input_ids = torch.cat([start, target_ids[:, :-1].clamp(min=0)], dim=1)
+    token_nll = F.cross_entropy(
+        model.logits(model.decode(decoder_input_ids, encoded)).float().flatten(0, 1),
+        target_ids.flatten(),
+        ignore_index=NO_TOKEN,
+        reduction="none",
+    ).view_as(target_ids)
+    # Paper silent: Eq. 2 sums over the tokens of one target and Eq. 4 over users; over users we
+    # take the mean, so that lambda means the same at every batch size.
+    return token_nll.sum(1).mean()
 
 
 def check_prefix(prefix: Tensor | None, n_layers: int) -> Tensor | None:
@@ -375,247 +594,65 @@ def check_prefix(prefix: Tensor | None, n_layers: int) -> Tensor | None:
     return prefix
 
 
+def length_of(prefix: Tensor | None) -> int:
+    return 0 if prefix is None else prefix.shape[-2]
+
+
 @torch.no_grad()
-def init_from_scratch(model: T5, generator: torch.Generator) -> None:
-    """Random weights with T5's standard deviations (Raffel et al. 2020, the released code)."""
-    cfg = model.cfg
-    std = {"q": (cfg.d_model * cfg.d_kv) ** -0.5, "k": cfg.d_model**-0.5, "v": cfg.d_model**-0.5}
-    std |= {"o": (cfg.num_heads * cfg.d_kv) ** -0.5, "gate": cfg.d_model**-0.5}
-    std |= {"up": cfg.d_model**-0.5, "down": cfg.d_ff**-0.5, "head": cfg.d_model**-0.5}
-    std |= {"embedding": 1.0, "relative_bias": 1.0}
+def init_from_scratch(model: Backbone, generator: torch.Generator) -> None:
+    """Random weights with T5's standard deviations (Raffel et al. 2020, the released code).
+
+    Llama's scaled attention has queries of unit variance where T5's have 1/e.
+    """
     for name, param in model.named_parameters():
         kind = name.split(".")[-2]
-        if "norm" not in kind:
-            param.normal_(0.0, std[kind], generator=generator)
+        if "norm" in kind:
+            continue
+        std = 1.0 if kind in ("embedding", "relative_bias") else param.shape[1] ** -0.5
+        if kind == "q" and isinstance(model, T5):
+            std *= model.cfg.d_kv**-0.5
+        param.normal_(0.0, std, generator=generator)
 
 
 # -------------------------------------------------------------------------------------------------
-# Answers: the most probable text, and the exact probability of each candidate item
+# Files: the public layout, `config.json` beside the weights
 # -------------------------------------------------------------------------------------------------
 
-
-@torch.no_grad()
-def generate(
-    model: T5, input_ids: Tensor, mask: Tensor, prefix: Prefix | None = None, max_tokens: int = 8
-) -> Tensor:
-    """Greedy answer to each prompt: ids (b, up to max_tokens), padded after the end token."""
-    encoded, cache = model.encode(input_ids, mask, prefix), model.new_cache()
-    token = torch.full_like(input_ids[:, :1], model.cfg.decoder_start_token_id)
-    done = torch.zeros_like(token, dtype=torch.bool)
-    answer = []
-    while len(answer) < max_tokens and not done.all():
-        state = model.decode(token, encoded, mask, prefix, cache)
-        token = model.logits(state).argmax(-1).masked_fill(done, model.cfg.pad_token_id)
-        done |= token == model.cfg.eos_token_id
-        answer.append(token)
-    return torch.cat(answer, dim=1)
+MODELS = {"t5": (T5, T5Config), "llama": (Llama, LlamaConfig)}
 
 
-class CandidateTree(NamedTuple):
-    """The distinct beginnings of some token sequences, laid out as one row of tokens ("nodes").
-
-    Node 0 is the start token; two candidates that begin alike share the nodes of their beginning.
-    """
-
-    token: np.ndarray  # (t,) the token of each node
-    depth: np.ndarray  # (t,) how many tokens come before it: its position
-    parent: np.ndarray  # (t,) index of the node before it; -1 for node 0
-    path: np.ndarray  # (i, y) for each candidate the node after which each token is predicted
-    target: np.ndarray  # (i, y) those tokens, -1 after the last
-
-
-def candidate_tree(candidates: list[tuple[int, ...]], start: int) -> CandidateTree:
-    """The tree of candidates given as token ids, each with its end token."""
-    nodes = {(): 0}
-    token, depth, parent = [start], [0], [-1]
-    length = max(map(len, candidates))
-    path = np.zeros((len(candidates), length), dtype=np.int64)
-    target = np.full((len(candidates), length), -1, dtype=np.int64)
-    for row, ids in enumerate(candidates):
-        target[row, : len(ids)] = ids
-        for j in range(1, len(ids)):  # the last token is predicted, never fed
-            beginning = ids[:j]
-            if beginning not in nodes:
-                nodes[beginning] = len(token)
-                token.append(beginning[-1])
-                depth.append(j)
-                parent.append(nodes[beginning[:-1]])
-            path[row, j] = nodes[beginning]
-    return CandidateTree(np.array(token), np.array(depth), np.array(parent), path, target)
-
-
-def pad_stack(rows: list[np.ndarray], value: int) -> Tensor:
-    """Arrays of different sizes as one tensor (b, ..), filled up with `value`."""
-    shape = np.max([row.shape for row in rows], axis=0)
-    out = np.full((len(rows), *shape), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[(i, *map(slice, row.shape))] = row
-    return torch.from_numpy(out)
-
-
-@torch.no_grad()
-def score_candidates(
-    model: T5,
-    encoded: Tensor,
-    mask: Tensor,
-    candidates: list[list[tuple[int, ...]]],
-    prefix: Prefix | None = None,
-) -> Tensor:
-    """Exact log P(candidate | prompt) in nats, (b, i), -inf where a row has fewer candidates.
-
-    `encoded` (b, s, d) are the encoder states under the same prefix; `candidates` gives each row's
-    targets as token ids with the end token (a list of one serves every row). The decoder runs once:
-    all distinct beginnings of a row's candidates stand side by side, and each sees only the tokens
-    that come before it in its own candidates.
-    """
-    device, n_rows = encoded.device, len(encoded)
-    trees = [candidate_tree(row, model.cfg.decoder_start_token_id) for row in candidates]
-    tokens = pad_stack([tree.token for tree in trees], model.cfg.pad_token_id)  # (b, t)
-    depths = pad_stack([tree.depth for tree in trees], 0)
-    parents = pad_stack([tree.parent for tree in trees], -1)
-    paths = pad_stack([tree.path for tree in trees], 0)  # (b, i, y)
-    targets = pad_stack([tree.target for tree in trees], -1)
-    visible = torch.eye(tokens.shape[1], dtype=torch.bool).repeat(len(trees), 1, 1)  # (b, t, t)
-    ancestor = parents
-    while (ancestor >= 0).any():  # as many rounds as the longest candidate has tokens
-        row, node = torch.nonzero(ancestor >= 0, as_tuple=True)
-        visible[row, node, ancestor[row, node]] = True
-        ancestor = torch.where(ancestor >= 0, parents.gather(1, ancestor.clamp(min=0)), ancestor)
-    states = model.decode(
-        tokens.to(device).expand(n_rows, -1),
-        encoded,
-        mask,
-        prefix,
-        positions=depths.to(device),
-        visible=visible.to(device),
-    )
-    paths, targets = paths.to(device), targets.to(device)
-    log_z, row = log_normalizer(model, states), torch.arange(n_rows, device=device)[:, None]
-    scores = torch.zeros(n_rows, paths.shape[1], device=device)
-    for node, target in zip(paths.unbind(-1), targets.unbind(-1)):  # each (b or 1, i)
-        logit = model.logits_of(states[row, node], target.clamp(min=0)).float()
-        scores += (logit - log_z[row, node]).masked_fill(target < 0, 0.0)
-    return scores.masked_fill((targets < 0).all(-1), -torch.inf)
-
-
-def log_normalizer(model: T5, states_btd: Tensor) -> Tensor:
-    """log of the sum of exp(logits) over the vocabulary after each state (b, t, d), in nats, (b, t).
-
-    A slice of the vocabulary at a time: the logits of all states at once would be gigabytes, and
-    a slice that stays in the processor's cache is 1.6 times as fast.
-    """
-    slices = range(0, model.cfg.vocab_size, 1024)
-    parts = [model.logits(states_btd, slice(v, v + 1024)).float().logsumexp(-1) for v in slices]
-    return torch.stack(parts).logsumexp(0)
-
-
-# -------------------------------------------------------------------------------------------------
-# Files: the public layout, `config.json` beside `model.safetensors`
-# -------------------------------------------------------------------------------------------------
-
-# checkpoint name -> our name; {stack} is encoder and decoder, {i} the layer
-T5_NAMES = {
-    "shared.weight": "embedding.weight",
-    "lm_head.weight": "head.weight",
-    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.relative_bias.weight",
-    "{stack}.final_layer_norm.weight": "{stack}.norm.weight",
-    "{stack}.block.{i}.layer.0.layer_norm.weight": "{stack}.layers.{i}.self_norm.weight",
-    "{stack}.block.{i}.layer.0.SelfAttention.q.weight": "{stack}.layers.{i}.self_attention.q.weight",
-    "{stack}.block.{i}.layer.0.SelfAttention.k.weight": "{stack}.layers.{i}.self_attention.k.weight",
-    "{stack}.block.{i}.layer.0.SelfAttention.v.weight": "{stack}.layers.{i}.self_attention.v.weight",
-    "{stack}.block.{i}.layer.0.SelfAttention.o.weight": "{stack}.layers.{i}.self_attention.o.weight",
-    "decoder.block.{i}.layer.1.layer_norm.weight": "decoder.layers.{i}.cross_norm.weight",
-    "decoder.block.{i}.layer.1.EncDecAttention.q.weight": "decoder.layers.{i}.cross_attention.q.weight",
-    "decoder.block.{i}.layer.1.EncDecAttention.k.weight": "decoder.layers.{i}.cross_attention.k.weight",
-    "decoder.block.{i}.layer.1.EncDecAttention.v.weight": "decoder.layers.{i}.cross_attention.v.weight",
-    "decoder.block.{i}.layer.1.EncDecAttention.o.weight": "decoder.layers.{i}.cross_attention.o.weight",
-    "encoder.block.{i}.layer.1.layer_norm.weight": "encoder.layers.{i}.ff_norm.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi.weight": "encoder.layers.{i}.ff.up.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi_0.weight": "encoder.layers.{i}.ff.gate.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight": "encoder.layers.{i}.ff.up.weight",
-    "encoder.block.{i}.layer.1.DenseReluDense.wo.weight": "encoder.layers.{i}.ff.down.weight",
-    "decoder.block.{i}.layer.2.layer_norm.weight": "decoder.layers.{i}.ff_norm.weight",
-    "decoder.block.{i}.layer.2.DenseReluDense.wi.weight": "decoder.layers.{i}.ff.up.weight",
-    "decoder.block.{i}.layer.2.DenseReluDense.wi_0.weight": "decoder.layers.{i}.ff.gate.weight",
-    "decoder.block.{i}.layer.2.DenseReluDense.wi_1.weight": "decoder.layers.{i}.ff.up.weight",
-    "decoder.block.{i}.layer.2.DenseReluDense.wo.weight": "decoder.layers.{i}.ff.down.weight",
-}
-# copies of shared.weight that some published files carry as well, the last where the head is tied
-T5_COPIES = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"
-
-
-def public_names(cfg: T5Config) -> dict[str, str]:
-    """Checkpoint name -> our name for every parameter of this configuration, layers written out."""
-    gated, names = cfg.feed_forward_proj == "gated-gelu", {}
-    for stack, layers in ("encoder", cfg.num_layers), ("decoder", cfg.num_decoder_layers):
-        for theirs, ours in T5_NAMES.items():
-            other_activation = (".wi." in theirs and gated) or (".wi_" in theirs and not gated)
-            no_head = theirs == "lm_head.weight" and cfg.tie_word_embeddings
-            other_stack = theirs.startswith(("encoder", "decoder")) and not theirs.startswith(stack)
-            if not (other_activation or no_head or other_stack):
-                for i in range(layers if "{i}" in theirs else 1):
-                    names[theirs.format(stack=stack, i=i)] = ours.format(stack=stack, i=i)
-    return names
-
-
-def save_backbone(model: T5, folder: Path) -> None:
+def save_backbone(model: Backbone, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` in the public layout into an existing folder."""
-    ours = model.state_dict()
-    save_tensors(
-        folder / "model.safetensors",
-        {theirs: ours[name] for theirs, name in public_names(model.cfg).items()},
-    )
-    config = {"model_type": "t5"} | asdict(model.cfg)
+    model_type = "t5" if isinstance(model, T5) else "llama"
+    config, ours = {"model_type": model_type} | asdict(model.cfg), model.state_dict()
+    names = public_names(config)
+    save_tensors(folder / "model.safetensors", {key: ours[name] for key, name in names.items()})
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
 def load_backbone(
     folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> T5:
-    """The T5 of a folder with `config.json` and `model.safetensors`, frozen by nobody yet.
+) -> Backbone:
+    """The T5 or Llama of a folder in the public layout, frozen by nobody yet.
 
-    Every tensor of the file is used once, every parameter is filled, every shape is compared.
-    Raises InputError naming the file and the key where that is not so.
+    `config.json` with `model.safetensors` or `pytorch_model.bin`, whole or in shards (see
+    `weights.py`). Every tensor of the files is used once, every parameter is filled, every shape is
+    compared. Raises InputError naming the file and the key where that is not so. A tensor that has
+    the wanted type already is not copied: it stays a view of the file.
     """
-    config_path, path = Path(folder) / "config.json", Path(folder) / "model.safetensors"
-    try:
-        config = json.loads(config_path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{config_path} is missing: is {folder} the folder of a model?") from None
-    except ValueError as error:
-        raise InputError(f"{config_path} is not JSON ({error}); copy it again") from None
-    if config.get("model_type") != "t5":
-        raise InputError(
-            f"{config_path}: model_type is {config.get('model_type')!r}; only 't5' is implemented"
-        )
-    known = {field.name for field in fields(T5Config)}
-    cfg = {key: value for key, value in config.items() if key in known}
-    # config.json may leave these two out; this is what their absence means
-    cfg.setdefault("num_decoder_layers", cfg.get("num_layers"))
-    cfg.setdefault("scale_decoder_outputs", cfg.get("tie_word_embeddings", True))
-    needed = "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
-    if missing := [name for name in needed if name not in cfg]:
-        raise InputError(f"{config_path}: {', '.join(missing)} missing; copy it again")
+    config = read_config(Path(folder))
+    kind, config_kind = MODELS[config["model_type"]]
+    known = {field.name for field in fields(config_kind)}
     with torch.device("meta"):  # no memory for weights that are about to be replaced
-        model = T5(T5Config(**cfg))
-    names, tensors = public_names(model.cfg), load_tensors(path)
-    for copy in T5_COPIES if model.cfg.tie_word_embeddings else T5_COPIES[:2]:
-        duplicate, original = tensors.pop(copy, None), tensors.get("shared.weight")
-        if duplicate is not None and original is not None and not torch.equal(duplicate, original):
-            raise InputError(f"{path}: {copy} differs from shared.weight, whose copy it should be")
-    left_over = sorted(tensors.keys() - names.keys())
-    absent = sorted(names.keys() - tensors.keys())
-    if left_over or absent:
-        what, key = ("does not belong here", left_over) if left_over else ("is missing", absent)
-        raise InputError(f"{path}: {key[0]} {what} ({len(key)} such keys); see {config_path}")
+        model = kind(config_kind(**{key: value for key, value in config.items() if key in known}))
     shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
     state = {}
-    for theirs, ours in names.items():
-        if tuple(tensors[theirs].shape) != shapes[ours]:
+    for ours, (path, theirs, tensor) in read_tensors(Path(folder), config).items():
+        if tuple(tensor.shape) != shapes[ours]:
             raise InputError(
-                f"{path}: {theirs} has shape {tuple(tensors[theirs].shape)}, "
-                f"{config_path} makes it {shapes[ours]}"
+                f"{path}: {theirs} has shape {tuple(tensor.shape)}, "
+                f"{Path(folder) / 'config.json'} makes it {shapes[ours]}"
             )
-        state[ours] = tensors[theirs].to(device=device, dtype=dtype)
+        state[ours] = tensor.to(device=device, dtype=dtype)
     model.load_state_dict(state, assign=True)
     return model

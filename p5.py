@@ -19,6 +19,7 @@ from data import (
     collate,
     draw_negatives,
     leave_one_out,
+    load_tokenizer,
     positions_of,
     sequential_indexing,
     train_tokenizer,
@@ -27,16 +28,26 @@ from data import (
 from datasets import Dataset, fingerprint
 from evaluate import some_users, validation_hit
 from files import InputError, write_atomically
-from model import T5, T5Config, init_from_scratch, load_backbone, save_backbone
+from model import (
+    T5,
+    Backbone,
+    Llama,
+    LlamaConfig,
+    T5Config,
+    init_from_scratch,
+    load_backbone,
+    save_backbone,
+)
 from runs import Run
+from weights import PUBLISHED, fetch_backbone, read_config, weight_files
 
 
 @dataclass(frozen=True)
 class P5Config:
     """How the P5 backbone is trained from scratch (Geng et al. 2022) and what its prompts look like."""
 
-    d_ff: int = 128  # width of the tiny backbone's feed-forward
-    steps: int = 700
+    d_ff: int = 128  # width of a tiny backbone's feed-forward
+    steps: int = 700  # 0 takes the weights of --backbone as they are
     direct_batch: int = 128  # direct prompts per step
     sequential_batch: int = 64  # sequential prompts per step
     lr: float = 1e-3  # AdamW
@@ -51,8 +62,8 @@ class P5Config:
     prompt_candidates: int = 0  # listed in a direct prompt; the paper's 100
 
 
-def make_corpus(dataset: Dataset, proto: bytes | None, cfg: P5Config, seed: int) -> Corpus:
-    """The data set as prompts; a tokenizer is trained on the spot where none is given."""
+def make_corpus(dataset: Dataset, tokenizer: Tokenizer, cfg: P5Config, seed: int) -> Corpus:
+    """The data set as prompts, in the tokens of `tokenizer`."""
     split = leave_one_out(dataset.histories)
     if (split.test < 0).all():
         raise InputError(
@@ -63,16 +74,14 @@ def make_corpus(dataset: Dataset, proto: bytes | None, cfg: P5Config, seed: int)
         split=split,
         negatives=draw_negatives(dataset, seed),
         numbers=sequential_indexing(split.train, len(dataset.titles)),
-        tokenizer=Tokenizer(
-            proto or train_tokenizer(len(dataset.users), len(dataset.titles), dataset.nouns)
-        ),
+        tokenizer=tokenizer,
         window=cfg.window,
         max_tokens=cfg.max_tokens,
         prompt_candidates=cfg.prompt_candidates,
     )
 
 
-def train_p5(corpus: Corpus, model: T5, cfg: P5Config, seed: int, run: Run) -> None:
+def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run) -> None:
     """Train all weights of `model` on direct and sequential prompts, in place; keep the best.
 
     Every training interaction is as likely to be the answer as any other. The validation items
@@ -116,45 +125,110 @@ def train_p5(corpus: Corpus, model: T5, cfg: P5Config, seed: int, run: Run) -> N
     model.load_state_dict(best)
 
 
+def backbone_folder(name: str) -> Path | None:
+    """The folder of the weights that --backbone names, downloaded if need be; None for from scratch.
+
+    Raises InputError where there is no such thing.
+    """
+    if name in SCRATCH:
+        return None
+    if name in PUBLISHED and not Path(name).is_dir():
+        return fetch_backbone(name, Path("weights") / name.replace("/", "-"))
+    if not Path(name).is_dir():
+        raise InputError(
+            f"--backbone {name}: neither a folder nor one of {', '.join([*SCRATCH, *PUBLISHED])}"
+        )
+    return Path(name)
+
+
+SCRATCH = "tiny", "tiny-llama"
+
+
+def fresh_backbone(
+    dataset: Dataset, p5: P5Config, name: str, folder: Path | None, seed: int, dtype: torch.dtype
+) -> tuple[Tokenizer, Backbone]:
+    """The tokenizer and the backbone before P5's training: random, or the published ones in `folder`."""
+    if folder is not None:
+        tokenizer = load_tokenizer(folder, read_config(folder)["vocab_size"])
+        return tokenizer, load_backbone(folder, dtype)
+    sizes = len(dataset.users), len(dataset.titles), dataset.nouns
+    tokenizer = Tokenizer(train_tokenizer(*sizes, begins=name == "tiny-llama"))
+    n_tokens = tokenizer.vocab_size
+    if name == "tiny":
+        model = T5(T5Config(n_tokens, d_ff=p5.d_ff))
+    else:
+        ends = dict(bos_token_id=tokenizer.before[0], eos_token_id=tokenizer.eos_id)
+        model = Llama(LlamaConfig(n_tokens, intermediate_size=p5.d_ff, **ends))
+    init_from_scratch(model, torch.Generator().manual_seed(seed))
+    return tokenizer, model
+
+
 def p5_backbone(
-    dataset: Dataset, p5: P5Config, seed: int, device, retrain: bool, run: Run
-) -> tuple[Corpus, T5, Path]:
+    dataset: Dataset,
+    p5: P5Config,
+    name: str,
+    folder: Path | None,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    retrain: bool,
+    run: Run,
+) -> tuple[Corpus, Backbone, Path]:
     """(corpus, backbone, its folder): the P5 trained before with the same settings, or a new one.
 
-    It lives in runs/p5-NAME-KEY, KEY a hash of the settings and of the data. A folder gets its
-    name when it is complete, so a killed training leaves none.
+    It starts from scratch or from the weights in `folder` (see `backbone_folder`), is trained in
+    float32 and handed on as `dtype`. It lives in runs/p5-NAME-KEY, KEY a hash of the settings, of the
+    data and of those weights. A folder gets its name when it is complete, so a killed training
+    leaves none. With no steps of training the weights are used where they are.
     """
+    if folder is not None and p5.steps == 0:
+        run.say(f"P5 backbone: {folder} as it is")
+        tokenizer, model = fresh_backbone(dataset, p5, name, folder, seed, dtype)
+        return make_corpus(dataset, tokenizer, p5, seed), model.to(device), folder
     settings = {
         "data": fingerprint(dataset),
+        "backbone": name if folder is None else weights_fingerprint(folder),
         "p5": dataclasses.asdict(p5),
         "seed": seed,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    folder = Path("runs") / f"p5-{dataset.name}-{key}"
-    if folder.exists() and not retrain:
+    target = Path("runs") / f"p5-{dataset.name}-{key}"
+    if target.exists() and not retrain:
         run.say(
-            f"P5 backbone: reusing {folder}, trained before with these settings (--retrain trains anew)"
+            f"P5 backbone: reusing {target}, trained before with these settings (--retrain trains anew)"
         )
-        corpus = make_corpus(dataset, (folder / "tokenizer.model").read_bytes(), p5, seed)
-        return corpus, load_backbone(folder, device=device), folder
-    corpus = make_corpus(dataset, None, p5, seed)
-    cfg = T5Config(vocab_size=corpus.tokenizer.vocab_size, d_ff=p5.d_ff)
-    model = T5(cfg)
-    init_from_scratch(model, torch.Generator().manual_seed(seed))
+        model = load_backbone(target, dtype, device)
+        tokenizer = load_tokenizer(target, model.cfg.vocab_size)
+        return make_corpus(dataset, tokenizer, p5, seed), model, target
+    tokenizer, model = fresh_backbone(dataset, p5, name, folder, seed, torch.float32)
+    corpus = make_corpus(dataset, tokenizer, p5, seed)
+    count = f"{sum(param.numel() for param in model.parameters()) / 1e6:.2f} M parameters"
+    origin = "from scratch" if folder is None else f"from {folder}"
+    run.say(f"P5 backbone: training a {type(model).__name__} of {count} {origin} into {target}")
+    if folder is not None:  # they are views of the files: give them memory of their own
+        model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     model.to(device)
-    count = sum(param.numel() for param in model.parameters())
-    run.say(
-        f"P5 backbone: training a T5 of {count / 1e6:.2f} M parameters from scratch into {folder}"
-    )
     train_p5(corpus, model, p5, seed, run)
-    folder.parent.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".p5."))
+    target.parent.mkdir(exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".p5."))
     try:
         save_backbone(model, temporary)
-        write_atomically(temporary / "tokenizer.model", corpus.tokenizer.proto)
+        file = "spiece.model" if corpus.tokenizer.n_sentinels else "tokenizer.model"
+        write_atomically(temporary / file, corpus.tokenizer.proto)
         write_atomically(temporary / "settings.json", json.dumps(settings, indent=2).encode())
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return corpus, model, folder
+    return corpus, model.to(dtype), target
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Twelve hex digits that change with any byte of a folder's config, tokenizer or weights."""
+    digest = hashlib.sha256()
+    files = [path for path, _ in weight_files(folder)]
+    for path in [folder / "config.json", *sorted(folder.glob("*.model")), *files]:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()[:12]

@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import datasets
-from data import TASKS
-from model import T5, T5Config, init_from_scratch
+from data import TASKS, Tokenizer, train_tokenizer
+from model import T5, Llama, LlamaConfig, T5Config, init_from_scratch
 from p5 import P5Config, make_corpus
 
 
@@ -22,7 +22,7 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def corpus(dataset):
-    return make_corpus(dataset, None, P5Config(), seed=3)
+    return make_corpus(dataset, tokenizer_for(dataset), P5Config(), seed=3)
 
 
 @pytest.fixture()
@@ -30,8 +30,19 @@ def model(corpus):
     return random_t5(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
 
 
+def tokenizer_for(dataset, begins: bool = False) -> Tokenizer:
+    sizes = len(dataset.users), len(dataset.titles), dataset.nouns
+    return Tokenizer(train_tokenizer(*sizes, begins))
+
+
 def random_t5(vocab_size: int, seed: int = 0, **more) -> T5:
     model = T5(T5Config(vocab_size=vocab_size, **more))
+    init_from_scratch(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def random_llama(vocab_size: int, seed: int = 0, **more) -> Llama:
+    model = Llama(LlamaConfig(vocab_size=vocab_size, **more))
     init_from_scratch(model, torch.Generator().manual_seed(seed))
     return model
 

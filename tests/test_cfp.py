@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_t5
+from conftest import random_llama, random_t5
 
 import train
 from cfp import (
@@ -24,6 +24,7 @@ from cfp import (
     step,
 )
 from data import TASKS, collate, training_example
+from model import NO_TOKEN
 
 SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
 
@@ -108,12 +109,15 @@ def test_prefix_has_the_shape_of_keys_and_values():
     prefix = CFP(replace(SMALL, prefix_len=5), backbone.cfg)()
     assert prefix.encoder.shape == (3, 2, 1, 4, 5, 16)
     assert prefix.decoder.shape == (1, 2, 1, 4, 5, 16)
+    llama = random_llama(50, num_hidden_layers=3, num_key_value_heads=2)
+    prefix = CFP(replace(SMALL, prefix_len=5), llama.cfg)()
+    assert prefix.encoder is None and prefix.decoder.shape == (3, 2, 1, 2, 5, 16)
 
 
 def test_forward_takes_the_state_at_the_users_tokens(corpus, model, rng):
     _, batch = batch_of(corpus, rng)
     _, u_emb = forward(model, None, batch)
-    encoded = model.encode(batch[0].input_ids, batch[0].mask)
+    encoded = model.encode(batch[0].input_ids, batch[0].mask).states
     by_hand = torch.stack([row[mask].mean(0) for row, mask in zip(encoded, batch[0].user_mask)])
     assert torch.allclose(u_emb[0], by_hand, atol=1e-6)
 
@@ -256,7 +260,7 @@ def test_a_user_with_one_training_item_counts_in_l_dis_alone(corpus, model, rng)
     """The prompt without an answer adds nothing to L_rec, and the user's state is there all the same."""
     examples = [training_example(corpus, "sequential", 0, p, rng) for p in (0, 3)]
     batch = collate(corpus, examples)
-    assert (batch.target_ids[0] == corpus.tokenizer.pad_id).all() and batch.user_mask[0].any()
+    assert (batch.target_ids[0] == NO_TOKEN).all() and batch.user_mask[0].any()
     both, u_emb = forward(model, None, [batch])
     alone, _ = forward(model, None, [collate(corpus, examples[1:])])
     assert both.item() == pytest.approx(alone.item() / 2, rel=1e-4)

@@ -409,7 +409,7 @@ def test_each_number_is_one_piece(corpus):
 
 def test_a_long_history_loses_its_oldest_items_never_the_user(dataset, corpus):
     history = dataset.histories[0][:20]
-    short = make_corpus(dataset, corpus.tokenizer.proto, P5Config(window=20, max_tokens=30), seed=3)
+    short = make_corpus(dataset, corpus.tokenizer, P5Config(window=20, max_tokens=30), seed=3)
     example = data.sequential_example(short, 0, history, 5)
     text = corpus.tokenizer.decode(example.input_ids)
     kept = [int(n) for n in text.split("movies ")[1].split(".")[0].split(", ")]
@@ -420,7 +420,7 @@ def test_a_long_history_loses_its_oldest_items_never_the_user(dataset, corpus):
 def test_no_held_out_item_in_any_training_example(dataset, corpus, task, rng):
     for listed in (0, 20):
         cfg = P5Config(prompt_candidates=listed)
-        world = make_corpus(dataset, corpus.tokenizer.proto, cfg, seed=3)
+        world = make_corpus(dataset, corpus.tokenizer, cfg, seed=3)
         users, positions = positions_of(world, task)
         assert len(users) == sum(len(t) - (task == "sequential") for t in world.split.train)
         for user, position in zip(users, positions):
@@ -447,7 +447,7 @@ def test_test_history_includes_the_validation_item(corpus):
 def test_listed_candidates_are_exactly_those_that_are_ranked(dataset, corpus):
     for listed in (20, 100):
         cfg = P5Config(prompt_candidates=listed)
-        world = make_corpus(dataset, corpus.tokenizer.proto, cfg, seed=3)
+        world = make_corpus(dataset, corpus.tokenizer, cfg, seed=3)
         example = held_out_example(world, "direct", 4, "test")
         text = world.tokenizer.decode(example.input_ids)
         names = [int(n) for n in text.split("candidates? ")[1].rstrip(".").split(", ")]

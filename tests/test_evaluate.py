@@ -199,7 +199,7 @@ def test_the_held_out_item_is_among_the_candidates_once(corpus):
 def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
     model = random_t5(corpus.tokenizer.vocab_size).eval()
 
-    def oracle(model, encoded, mask, candidates, prefix):
+    def oracle(model, encoded, candidates):
         return torch.tensor([[0.0] + [-1.0] * (len(row) - 1) for row in candidates])
 
     monkeypatch.setattr(evaluate, "score_candidates", oracle)

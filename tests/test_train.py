@@ -91,6 +91,34 @@ def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tm
     assert "sequential" not in done.stdout.split("measuring")[1]
 
 
+def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
+    """A Llama from scratch; then the P5 that came out as a folder of weights, as it is and in bf16."""
+    done = command(tmp_path, f"{TINY_RUN} --backbone tiny-llama --out first")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "first" / "results.json").read_text())
+    assert results["backbone"] == "tiny-llama" and "training a Llama of" in done.stdout
+    assert "encoder.tokens" not in load_tensors(tmp_path / "first" / "cfp.safetensors")
+
+    folder, arguments = results["p5 folder"], TINY_RUN.replace("--p5-steps 6", "--p5-steps 0")
+    before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+    done = command(tmp_path, f"{arguments} --backbone {folder} --out second")
+    assert done.returncode == 0 and f"{folder} as it is" in done.stdout, done.stderr
+    second = json.loads((tmp_path / "second" / "results.json").read_text())
+    assert second["before"] == results["before"] and second["p5 folder"] == folder
+
+    done = command(tmp_path, f"{arguments} --backbone {folder} --dtype bf16 --out third")
+    assert done.returncode == 0, done.stderr
+    third = json.loads((tmp_path / "third" / "results.json").read_text())
+    hits = [run["before"]["direct"]["hit@10"] for run in (second, third)]
+    assert hits[0] == pytest.approx(hits[1], abs=0.1)
+    prefix = load_tensors(tmp_path / "third" / "cfp.safetensors")
+    assert {str(tensor.dtype) for tensor in prefix.values()} == {"torch.float32"}
+
+    done = command(tmp_path, f"{TINY_RUN} --backbone {folder} --out fourth")  # trained further
+    assert done.returncode == 0 and f"from {folder} into" in done.stdout, done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before
+
+
 def test_runs_get_a_folder_each(tmp_path):
     for _ in range(2):
         done = command(tmp_path, TINY_RUN.replace("--epochs 2", "--epochs 1"))
@@ -135,7 +163,9 @@ MISTAKES = {
     "--attr gender --batch-size 1": "--batch-size: '1' is not a whole number from 2 on",
     "--attr gender --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
     "--attr gender --epochs 0": "--epochs: '0' is not a whole number from 1 on",
-    "--attr gender --backbone t5": "--backbone: invalid choice",
+    "--attr gender --backbone t5": "--backbone t5: neither a folder nor one of tiny, tiny-llama, t5-s",
+    "--attr gender --backbone .": "config.json is missing: is . the folder of a model?",
+    "--attr gender --p5-steps 0": "--p5-steps 0: --backbone tiny knows nothing before training",
     "--attr gender --out file": "cannot write into --out file",
     "": "--attr",
 }
@@ -162,10 +192,12 @@ def test_a_bad_row_reaches_the_user_with_file_and_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_prompt_hides_gender_and_keeps_the_recommendations(tmp_path, seed):
+@pytest.mark.parametrize(
+    "backbone, seed", [("tiny", 0), ("tiny", 1), ("tiny", 2), ("tiny-llama", 0)]
+)
+def test_the_prompt_hides_gender_and_keeps_the_recommendations(tmp_path, backbone, seed):
     """The whole story, at full size, with what the README promises."""
-    done = command(tmp_path, f"--attr gender --seed {seed} --out run")
+    done = command(tmp_path, f"--attr gender --backbone {backbone} --seed {seed} --out run")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     before, after = results["before"], results["after"]

@@ -1,0 +1,315 @@
+"""Downloads from a server on this machine that breaks off, lies and redirects; published tokenizers."""
+
+import hashlib
+import io
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sentencepiece
+from conftest import random_llama, random_t5, tokenizer_for
+
+import weights
+from data import Tokenizer, direct_prompt, encode_prompt, load_tokenizer, sequential_prompt
+from files import InputError
+from model import load_backbone, save_backbone
+from p5 import backbone_folder
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves `server.files` {path: bytes}; `server.faults` {path: {fault: value}} says what goes wrong.
+
+    /repository/resolve/main/FILE redirects to /store/.., with the file's size and SHA-256 beside.
+    """
+
+    def do_GET(self):
+        server, path = self.server, self.path
+        server.log.append((path, self.headers.get("Range")))
+        stored = path.removeprefix("/store")
+        if stored not in server.files:
+            return self.send_error(404)
+        content, faults = server.files[stored], server.faults.get(stored, {})
+        if "status" in faults:
+            return self.send_error(faults["status"])
+        if path == stored:
+            digest = hashlib.sha256(faults.get("true content", content)).hexdigest()
+            self.send_response(302)
+            self.send_header("Location", f"/store{path}")
+            self.send_header("X-Linked-Size", str(faults.get("linked size", len(content))))
+            self.send_header("X-Linked-ETag", f'"{digest}"')
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        begin = int(begin[1]) if begin and "no ranges" not in faults else 0
+        if begin >= len(content) > 0:
+            return self.send_error(416)
+        self.send_response(206 if begin else 200)
+        if begin:
+            begins = faults.get("wrong range", begin)
+            whole = f"bytes {begins}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", whole)
+        if "no length" not in faults:
+            self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        part = content[begin:]
+        if faults.get("broken", 0) > 0:  # this often the connection ends before the file does
+            faults["broken"] -= 1
+            part = part[: max(len(part) // 2, faults.get("at least", 1))]
+        self.wfile.write(part)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture()
+def hub(tmp_path):
+    """A hub with a tiny T5 under t5-small's name and a sharded tiny Llama under open_llama_3b's."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.files, server.faults, server.log = {}, {}, []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    made = tmp_path / "made"
+    made.mkdir()
+    save_backbone(random_t5(400), made)
+    (made / "spiece.model").write_bytes(small_model(bos_id=-1, eos_id=1, pad_id=0, unk_id=2))
+    for file in made.iterdir():
+        server.files[f"/google-t5/t5-small/resolve/main/{file.name}"] = file.read_bytes()
+    yield server
+    server.shutdown()
+
+
+def small_model(**ids) -> bytes:
+    """A sentencepiece model raised on a few sentences, with the special tokens where `ids` says."""
+    text = ["User_1 has watched the movies 1001, 1002 and 2003", "which movie would user_12 like?"]
+    text += [f"user_{n}, 0123456789" for n in range(4, 90)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text * 20),
+        model_writer=model,
+        vocab_size=340,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
+    return model.getvalue()
+
+
+REPO = "/google-t5/t5-small/resolve/main"
+WEIGHTS = f"{REPO}/model.safetensors"
+
+
+def fetch(hub, folder, said=None):
+    say = (lambda line: None) if said is None else said.append
+    return weights.fetch_backbone("t5-small", folder, hub.url, say, pause=0.0)
+
+
+def test_fetch_and_load(hub, tmp_path):
+    folder, said = tmp_path / "t5-small", []
+    fetch(hub, folder, said)
+    assert load_backbone(folder).cfg == random_t5(400).cfg
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "spiece.model",
+    ]
+    assert any("MB from" in line for line in said)
+    n_requests = len(hub.log)
+    fetch(hub, folder)  # all there: not fetched again
+    assert len(hub.log) == n_requests
+
+
+def test_fetch_sharded(hub, tmp_path):
+    """A repository with an index of shards and without model.safetensors."""
+    hub.files.pop(WEIGHTS)
+    made = tmp_path / "made"
+    from test_model import relayout
+
+    relayout(made, "pytorch_model.bin.index.json")
+    for file in made.iterdir():
+        hub.files[f"{REPO}/{file.name}"] = file.read_bytes()
+    folder = tmp_path / "t5-small"
+    fetch(hub, folder)
+    assert load_backbone(folder).cfg == random_t5(400).cfg
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    hub.log.clear()
+    fetch(hub, folder)  # the one that is missing and no other
+    assert {path.rpartition("/")[2] for path, _ in hub.log} == {
+        *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+        "pytorch_model-00002-of-00002.bin",
+    }
+
+
+def test_index_cannot_name_a_file_elsewhere(hub, tmp_path):
+    hub.files.pop(WEIGHTS)
+    index = {"weight_map": {"shared.weight": "../../elsewhere.safetensors"}}
+    hub.files[f"{WEIGHTS}.index.json"] = json.dumps(index).encode()
+    with pytest.raises(InputError, match="elsewhere.safetensors' is not a file name"):
+        fetch(hub, tmp_path / "t5-small")
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_broken_connection_goes_on_where_it_ended(hub, tmp_path):
+    hub.faults[WEIGHTS] = {"broken": 3}
+    folder = fetch(hub, tmp_path / "t5-small")
+    assert (folder / "model.safetensors").read_bytes() == hub.files[WEIGHTS]
+    ranges = [sent for path, sent in hub.log if path == f"/store{WEIGHTS}"]
+    begins = [int(sent.removeprefix("bytes=").rstrip("-")) for sent in ranges[1:]]
+    assert ranges[0] is None and len(ranges) == 4 and begins == sorted(begins) and begins[0] > 0
+
+
+def test_later_call_goes_on_where_an_earlier_one_was_killed(hub, tmp_path):
+    folder = tmp_path / "t5-small"
+    folder.mkdir()
+    (folder / ".model.safetensors.part").write_bytes(hub.files[WEIGHTS][:1000])
+    fetch(hub, folder)
+    assert (f"/store{WEIGHTS}", "bytes=1000-") in hub.log
+    assert (folder / "model.safetensors").read_bytes() == hub.files[WEIGHTS]
+
+
+def test_server_without_ranges_starts_anew(hub, tmp_path):
+    hub.faults[WEIGHTS] = {"broken": 1, "no ranges": True}
+    folder = fetch(hub, tmp_path / "t5-small")
+    assert (folder / "model.safetensors").read_bytes() == hub.files[WEIGHTS]
+
+
+def test_part_that_is_longer_than_the_file_is_thrown_away(hub, tmp_path):
+    folder = tmp_path / "t5-small"
+    folder.mkdir()
+    (folder / ".model.safetensors.part").write_bytes(b"x" * (len(hub.files[WEIGHTS]) + 5))
+    with pytest.raises(InputError, match="Requested Range Not Satisfiable"):
+        fetch(hub, folder)
+    fetch(hub, folder)
+    assert (folder / "model.safetensors").read_bytes() == hub.files[WEIGHTS]
+
+
+# name: (what goes wrong, what the message says)
+FAULTS = {
+    "wrong bytes": ({"true content": b"what the hub meant"}, "its SHA-256 is"),
+    "lies about the size": ({"linked size": 12}, "the hub says 12 bytes, its store"),
+    "no size": ({"no length": True}, "does not say how large"),
+    "never a byte": ({"broken": 99, "at least": 0, "status": 503}, "Service Unavailable"),
+    "wrong range": ({"broken": 1, "wrong range": 3}, "asked for bytes from"),
+    "forbidden": ({"status": 403}, "Forbidden"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_leave_nothing_under_the_file_s_name(hub, tmp_path, fault):
+    faults, expected = FAULTS[fault]
+    hub.faults[WEIGHTS] = dict(faults)
+    folder = tmp_path / "t5-small"
+    with pytest.raises(InputError) as error:
+        fetch(hub, folder)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+    assert not (folder / "model.safetensors").exists()
+    hub.faults.clear()
+    fetch(hub, folder)  # and the next attempt is not spoilt by it
+    assert (folder / "model.safetensors").read_bytes() == hub.files[WEIGHTS]
+
+
+def test_offline_says_where_to_put_the_files(tmp_path):
+    with pytest.raises(InputError) as error:
+        nowhere = "http://127.0.0.1:9"  # the discard port: nobody listens
+        weights.fetch_backbone("open_llama_3b", tmp_path / "w", nowhere, lambda line: None, 0.0)
+    text = str(error.value)
+    assert "config.json, tokenizer.model and model.safetensors or pytorch_model.bin" in text
+    assert str(tmp_path / "w") in text and "by hand" in text and "\n" not in text
+
+
+def test_unknown_backbone_is_named():
+    with pytest.raises(InputError, match="neither a folder nor one of tiny, tiny-llama, t5-small"):
+        backbone_folder("t5-gigantic")
+
+
+# -------------------------------------------------------------------------------------------------
+# Tokenizers of published folders
+# -------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "spiece.model": dict(bos_id=-1, eos_id=1, pad_id=0, unk_id=2),
+    "tokenizer.model": dict(bos_id=1, eos_id=2, pad_id=-1, unk_id=0, byte_fallback=True),
+}
+NOUNS = "movies", "movie", "watched"
+
+
+@pytest.fixture(params=KINDS)
+def published(request, tmp_path):
+    (tmp_path / request.param).write_bytes(small_model(**KINDS[request.param]))
+    return tmp_path / request.param
+
+
+@pytest.mark.parametrize("user", [7, 42, 6040])
+def test_published_tokenizers_word_by_word_as_in_one_go(published, user):
+    """The ids are sentencepiece's of the whole text; T5's end with </s>, Llama's begin with <s>."""
+    tokenizer = load_tokenizer(published.parent, 1000)
+    whole = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes())
+    for text in sequential_prompt(user, [1001, 2], NOUNS), direct_prompt(user, [1001, 77], NOUNS):
+        ids, is_user = encode_prompt(text, user, tokenizer)
+        if published.name == "spiece.model":
+            assert ids == [*whole.encode(text), 1]
+        else:
+            assert ids == [1, *whole.encode(text)]
+        spans = "".join(whole.id_to_piece(i) if mine else " " for i, mine in zip(ids, is_user))
+        names = set(spans.replace("▁", "").split())
+        assert names <= {f"user_{user}", f"User_{user}"} and f"user_{user}" in names
+        assert tokenizer.decode(ids) == whole.decode(whole.encode(text))
+
+
+def test_t5_sentinels_stand_above_the_pieces(published):
+    tokenizer = load_tokenizer(published.parent, 1000)
+    size = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes()).get_piece_size()
+    if published.name == "spiece.model":
+        assert tokenizer.vocab_size == size + 100
+        assert tokenizer.word("<extra_id_0>") == (size + 99,)
+        assert tokenizer.word("<extra_id_99>") == (size,)
+        assert len(tokenizer.word("<extra_id_100>")) > 1
+    else:
+        assert tokenizer.vocab_size == size and len(tokenizer.word("<extra_id_0>")) > 1
+
+
+def test_tokenizer_that_does_not_fit_or_parse_is_refused(published):
+    with pytest.raises(InputError, match=f"{published.name}: .* tokens, but vocab_size"):
+        load_tokenizer(published.parent, 10)
+    published.write_bytes(b"not a model")
+    with pytest.raises(InputError, match=f"{published.name}: not a sentencepiece model"):
+        load_tokenizer(published.parent, 1000)
+    published.unlink()
+    with pytest.raises(InputError, match="spiece.model or tokenizer.model is missing"):
+        load_tokenizer(published.parent, 1000)
+
+
+def test_tokenizer_matches_the_reference(published):
+    """`transformers` reads the same file to the same ids."""
+    transformers = pytest.importorskip("transformers")
+    kind = "T5Tokenizer" if published.name == "spiece.model" else "LlamaTokenizer"
+    try:
+        reference = getattr(transformers, kind)(str(published), legacy=False)
+        text = sequential_prompt(42, [1001, 2003], NOUNS)
+        theirs = reference(text)["input_ids"]
+    except Exception as error:  # recent versions read no plain sentencepiece file
+        pytest.skip(f"this version of transformers cannot read it: {error}")
+    tokenizer = load_tokenizer(published.parent, 1000)
+    assert encode_prompt(text, 42, tokenizer)[0] == theirs
+
+
+def test_llama_kind_of_the_small_tokenizer(dataset):
+    tokenizer = tokenizer_for(dataset, begins=True)
+    ids, is_user = encode_prompt("Which movie user_3 would like to watch?", 3, tokenizer)
+    assert ids[0] == tokenizer.model.bos_id() >= 0 and tokenizer.eos_id not in ids
+    assert sum(is_user) == 3 and not is_user[0]
+    assert isinstance(
+        random_llama(tokenizer.vocab_size).embedding(ids_tensor(ids)).sum().item(), float
+    )
+
+
+def ids_tensor(ids):
+    import torch
+
+    return torch.tensor(ids)
+
+
+def test_bytes_that_are_no_model():
+    with pytest.raises(InputError, match="tokenizer: not a sentencepiece model"):
+        Tokenizer(b"\x00\x01")
