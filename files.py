@@ -4,12 +4,14 @@ Tensors live in the safetensors format (https://github.com/huggingface/safetenso
 JSON header, the bytes. There is no pickle in anything that this project reads or writes.
 """
 
+import itertools
 import json
 import math
 import os
 import struct
 import tempfile
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import torch
@@ -100,30 +102,33 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as a safetensors file, largest element type first so that all are aligned."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header, end, blobs = {}, 0, []
-    for key in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
-        tensor = tensors[key].detach().cpu().contiguous()
-        blob = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-        offsets = [end, end + len(blob)]
+    keys = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+    header, end = {}, 0
+    for key in keys:
+        size = tensors[key].numel() * tensors[key].element_size()
         header[key] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": offsets,
+            "dtype": names[tensors[key].dtype],
+            "shape": list(tensors[key].shape),
+            "data_offsets": [end, end + size],
         }
-        end += len(blob)
-        blobs.append(blob)
+        end += size
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # data begins at a multiple of 8 bytes
-    write_atomically(path, struct.pack("<Q", len(raw)) + raw + b"".join(blobs))
+    as_bytes = lambda tensor: tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    blobs = (memoryview(as_bytes(tensors[key]).numpy()) for key in keys)  # one copy at a time
+    write_atomically(path, itertools.chain([struct.pack("<Q", len(raw)) + raw], blobs))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Give `path` this content, or leave it as it was: a temporary file beside it, then a rename."""
+def write_atomically(path: Path, content: bytes | Iterable) -> None:
+    """Give `path` this content, or leave it as it was: a temporary file beside it, then a rename.
+
+    `content` is bytes, or pieces of them one after the other.
+    """
     path = Path(path)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read

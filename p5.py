@@ -226,7 +226,7 @@ def p5_backbone(
 def weights_fingerprint(folder: Path) -> str:
     """Twelve hex digits that change with any byte of a folder's config, tokenizer or weights."""
     digest = hashlib.sha256()
-    files = [path for path, _ in weight_files(folder)]
+    files = [path for path, _ in weight_files(folder)[0]]
     for path in [folder / "config.json", *sorted(folder.glob("*.model")), *files]:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):

@@ -184,11 +184,18 @@ def read_config(folder: Path) -> dict:
 def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tensor]]:
     """Our name -> (file, its name there, tensor), one for every parameter and none left over."""
     found = {}  # checkpoint name -> (file, tensor)
-    for path, expected in weight_files(folder):
+    files, total_size = weight_files(folder)
+    for path, expected in files:
         tensors = load_tensors(path) if path.suffix == ".safetensors" else load_bin(path)
         if expected is not None and (wrong := sorted(expected ^ tensors.keys())):
             raise InputError(f"{path}: {wrong[0]} is in the file or in the index, not in both")
         found |= {key: (path, tensor) for key, tensor in tensors.items()}
+    size = sum(tensor.nbytes for _, tensor in found.values())
+    if total_size not in (None, size):
+        raise InputError(
+            f"{path.parent}: the index says {total_size} bytes of tensors, the shards have {size}; copy "
+            "the folder again"
+        )
     names = public_names(config)
     found.pop(T5_UNUSED, None)
     if config["model_type"] == "llama":
@@ -213,14 +220,19 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
             raise InputError(
                 f"{path}: {key} is {tensor.dtype}; quantised weights are not implemented"
             )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {key} holds NaN or infinite weights; copy the file again")
     return {ours: (found[theirs][0], theirs, found[theirs][1]) for theirs, ours in names.items()}
 
 
-def weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
-    """The files that hold the tensors, each with the keys that an index says it has, if there is one."""
+Files = list[tuple[Path, set[str] | None]]  # each with the keys that an index says it has
+
+
+def weight_files(folder: Path) -> tuple[Files, int | None]:
+    """The files that hold the tensors, and how many bytes of tensors an index says they have."""
     for name in "model.safetensors", "pytorch_model.bin":
         if (folder / name).exists():
-            return [(folder / name, None)]
+            return [(folder / name, None)], None
         if (folder / f"{name}.index.json").exists():
             return read_index(folder / f"{name}.index.json", Path(name).suffix)
     raise InputError(
@@ -229,12 +241,14 @@ def weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
     )
 
 
-def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str] | None]]:
+def read_index(path: Path, suffix: str) -> tuple[Files, int | None]:
     """The shards that an index lists, with their keys. It cannot reach outside its own folder."""
     again = "; copy the folder again"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         items = list(index["weight_map"].items())
+        # what a .bin's index counts has changed over time: shared tensors once, or every time
+        total_size = index.get("metadata", {}).get("total_size") if suffix != ".bin" else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not an index of shards ({error!r}){again}") from None
     shards: dict[str, set[str]] = {}
@@ -252,7 +266,7 @@ def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str] | None]]:
             raise InputError(f"{path.parent / name} is missing, {path.name} lists it{again}")
     if more := {p.name for p in path.parent.glob(f"*-of-*{suffix}")} - shards.keys():
         raise InputError(f"{path.parent / min(more)} is not in {path.name}{again}")
-    return [(path.parent / name, keys) for name, keys in sorted(shards.items())]
+    return [(path.parent / name, keys) for name, keys in sorted(shards.items())], total_size
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:

@@ -114,7 +114,8 @@ def relayout(folder, layout):
         name = f"{layout.split('.')[0]}-0000{number}-of-00002{suffix}"
         write(folder / name, {key: tensors[key] for key in keys})
         weight_map |= {key: name for key in keys}
-    (folder / layout).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    metadata = {"total_size": sum(tensor.nbytes for tensor in tensors.values())}
+    (folder / layout).write_text(json.dumps({"metadata": metadata, "weight_map": weight_map}))
 
 
 def our_logits(backbone, ids, decoder_ids):
@@ -436,6 +437,23 @@ WRONG_FOLDERS = {
         *(0, lambda f: truncate(f / "model.safetensors")),
         *("its header describes", "model.safetensors"),
     ),
+    "not a number": (
+        *(0, lambda f: edit_tensors(f, lambda t: t[NORM].fill_(torch.nan))),
+        *(f"{NORM} holds NaN", "model.safetensors"),
+    ),
+    "infinite": (
+        *(0, lambda f: edit_tensors(f, lambda t: t[NORM][3:4].fill_(torch.inf))),
+        *(f"{NORM} holds NaN or infinite", "model.safetensors"),
+    ),
+    "index lies about the size": (
+        *(
+            1,
+            lambda f: (f / INDEX).write_text(
+                (f / INDEX).read_text().replace('size": ', 'size": 1')
+            ),
+        ),
+        *("the index says 1", ""),
+    ),
     "index not json": (1, lambda f: (f / INDEX).write_text("["), "not an index", INDEX),
     "index without map": (1, lambda f: (f / INDEX).write_text("{}"), "not an index", INDEX),
     "index points outside": (
@@ -510,7 +528,7 @@ def test_load_rejects(tmp_path, case, capsys):
     damage(folder)
     with pytest.raises(InputError) as error:
         load_backbone(folder)
-    assert expected in str(error.value) and f"{folder}/{file}" in str(error.value)
+    assert expected in str(error.value) and f"{folder}/{file}".rstrip("/") in str(error.value)
     assert "\n" not in str(error.value) and capsys.readouterr().out == ""
 
 
