@@ -150,8 +150,8 @@ class Discriminator(nn.Module):
 
     def forward(self, user_bd: Tensor, task: int) -> list[Tensor]:
         """Logits (b, c) of each of the task's members for user states (b, d)."""
-        # the batch's own statistics, kept nowhere
-        user_bd = (user_bd - user_bd.mean(0)) / (user_bd.std(0) + 1e-6)
+        if len(user_bd) > 1:  # the batch's own statistics, kept nowhere; one user alone has none
+            user_bd = (user_bd - user_bd.mean(0)) / (user_bd.std(0) + 1e-6)
         if self.training and self.noise:
             user_bd = user_bd + self.noise * torch.randn_like(user_bd)
         return [member(user_bd) for member in self.members[task]]

@@ -75,7 +75,7 @@ class LlamaConfig:
     vocab_size: int
     hidden_size: int = 64
     intermediate_size: int = 128
-    num_hidden_layers: int = 3
+    num_hidden_layers: int = 2
     num_attention_heads: int = 4
     num_key_value_heads: int = 4  # fewer than the heads of the queries: several share one
     head_dim: int = 16

@@ -52,8 +52,9 @@ class P5Config:
     sequential_batch: int = 64  # sequential prompts per step
     lr: float = 1e-3  # AdamW
     # A user's token is met far more rarely than any other weight is used. With one rate for all it
-    # stays empty, and what is known about the user never gets into it.
-    embedding_lr: float = 3e-2  # of embeddings and relative position biases
+    # stays empty, and what is known about the user never gets into it. An item's row in an untied
+    # head is as rare (and with the slow rate Llama's Hit@10 stays at 42% in place of 51%).
+    embedding_lr: float = 3e-2  # of embeddings, head and relative position biases
     warmup: int = 50  # steps; after them the rates fall linearly to 0
     max_norm: float = 0.5  # of a step's gradient
     checks: int = 4  # times that the validation items are looked at; the best weights are kept
@@ -88,7 +89,7 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
     decide which weights are kept: the mean Hit@10 of both tasks, over at most 500 users.
     """
     rng = np.random.default_rng([seed, 5])
-    is_embedding = lambda name: "embedding" in name or "relative_bias" in name
+    is_embedding = lambda name: name.split(".")[-2] in ("embedding", "head", "relative_bias")
     groups = [
         {
             "params": [p for n, p in model.named_parameters() if is_embedding(n)],
