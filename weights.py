@@ -419,9 +419,10 @@ def download(url: str, path: Path, say: Callable = print, pause: float = 2.0) ->
             total, problem = None, error
             if error.code == 404:
                 raise Absent(f"{url} does not exist") from None
-            if error.code == 416:  # nothing comes after what is in the .part file: begin anew
-                part.unlink(missing_ok=True)
-            elif error.code < 500:
+            if error.code == 416 and have:  # nothing comes after what is in the .part file: anew
+                part.unlink()
+                continue
+            if error.code < 500:
                 raise
         except (OSError, HTTPException) as error:
             total, problem = None, error
