@@ -64,20 +64,24 @@ PAPER_SCHEDULE = dict(  # T, R and lambda of section 5.1
 
 
 class StackPrefix(nn.Module):
-    """Prefix keys and values of one stack, computed from n free vectors by a two-layer MLP.
+    """Prefix keys and values of one stack, computed from n free vectors by an MLP of `depth` layers.
 
     Source: Li and Liang 2021, section 4.3 (training the vectors themselves is unstable).
     """
 
-    def __init__(self, cfg: CFPConfig, n_layers: int, n_heads: int, head_width: int):
+    def __init__(self, length: int, hidden: int, shape: tuple[int, int, int], depth: int = 2):
         super().__init__()
+        n_layers, n_heads, head_width = shape
         self.shape = n_layers, 2, n_heads, head_width
-        self.tokens = nn.Parameter(torch.randn(cfg.prefix_len, cfg.prefix_hidden))
-        self.hidden = nn.Linear(cfg.prefix_hidden, cfg.prefix_hidden)
-        self.out = nn.Linear(cfg.prefix_hidden, n_layers * 2 * n_heads * head_width)
+        self.tokens = nn.Parameter(torch.randn(length, hidden))
+        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth - 1))
+        self.out = nn.Linear(hidden, n_layers * 2 * n_heads * head_width)
 
     def forward(self) -> Tensor:
-        out = self.out(torch.tanh(self.hidden(self.tokens)))  # (n, l*2*h*e)
+        x = self.tokens
+        for layer in self.hidden:
+            x = torch.tanh(layer(x))
+        out = self.out(x)  # (n, l*2*h*e)
         return (
             out.unflatten(1, self.shape).permute(1, 2, 3, 0, 4).unsqueeze(2)
         )  # (l, 2, 1, h, n, e)
@@ -94,9 +98,9 @@ class CFP(nn.Module):
 
     def __init__(self, cfg: CFPConfig, model_cfg: T5Config | LlamaConfig):
         super().__init__()
-        shapes = model_cfg.prefix_shapes
-        self.encoder = StackPrefix(cfg, *shapes["encoder"]) if "encoder" in shapes else None
-        self.decoder = StackPrefix(cfg, *shapes["decoder"])
+        shapes, size = model_cfg.prefix_shapes, (cfg.prefix_len, cfg.prefix_hidden)
+        self.encoder = StackPrefix(*size, shapes["encoder"]) if "encoder" in shapes else None
+        self.decoder = StackPrefix(*size, shapes["decoder"])
 
     def forward(self) -> Prefix:
         return Prefix(None if self.encoder is None else self.encoder(), self.decoder())

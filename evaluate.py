@@ -1,9 +1,8 @@
 """How good the recommendations are, and what a fresh attacker still reads about the people.
 
-Hit@k: the held-out item among the user's negatives, ties counted against the model.
-AUC: who is attacked, with what, on whom. Attackers are trained after the fact on the frozen model's
-states of some users and tested on users they never saw; they never took part in the prompt's
-training.
+Hit@k is in `ranks.py`. AUC: who is attacked, with what, on whom. Attackers are trained after the
+fact on the frozen model's states of some users and tested on users they never saw; they never took
+part in the prompt's training.
 """
 
 import numpy as np
@@ -12,28 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from answers import generate, score_candidates
+from answers import generate
 from cfp import MLP, Discriminator, mean_user_state
 from data import Corpus, candidates_of, collate, held_out_example
 from model import Backbone, Prefix
+from ranks import BOOTSTRAP, held_out_batches, held_out_ranks, hits, popularity_ranks
 
 FOLDS = 5
-BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
-
-
-# -------------------------------------------------------------------------------------------------
-# Recommendation: Hit@k
-# -------------------------------------------------------------------------------------------------
-
-
-def held_out_batches(
-    corpus: Corpus, task: str, part: str, users: np.ndarray, batch_size: int, device
-):
-    """The held-out prompts of some users as batches, shortest first so that little is padded."""
-    examples = [held_out_example(corpus, task, user, part) for user in users]
-    order = np.argsort([len(example.input_ids) for example in examples], kind="stable")
-    for rows in np.split(order, range(batch_size, len(order), batch_size)):
-        yield rows, collate(corpus, [examples[row] for row in rows], device)
 
 
 @torch.no_grad()
@@ -53,78 +37,6 @@ def user_states(
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
         states[rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
     return states
-
-
-@torch.no_grad()
-def held_out_ranks(
-    model: Backbone,
-    corpus: Corpus,
-    task: str,
-    part: str,
-    users: np.ndarray,
-    prefix: Prefix | None = None,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Rank (users,), 1 is best, of every user's held-out item among the candidates.
-
-    Source: section 5.1; Hit@k is the share of ranks up to k.
-
-    `part` is "valid" or "test"; all users must have an item in it.
-    """
-    ranks = np.zeros(len(users), dtype=np.int64)
-    device = next(model.parameters()).device
-    for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
-        encoded = model.encode(batch.input_ids, batch.mask, prefix)
-        items = [candidates_of(corpus, task, user, part) for user in batch.users]
-        candidates = [[corpus.target(item) for item in row] for row in items]
-        scores = score_candidates(model, encoded, candidates)
-        ranks[rows] = rank_of_first(scores.cpu().numpy(), [len(row) for row in items])
-    return ranks
-
-
-def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
-    """Rank, 1 is best, of column 0 of each row (b, i) among its first `n_candidates` columns.
-
-    Ties count against the model: a candidate with the same score stands before the right one, and
-    so does a score that is not a number. A model that gives all items the same score gets the last
-    rank.
-    """
-    ranks = np.empty(len(scores), dtype=np.int64)
-    for row, n in enumerate(n_candidates):
-        beaten = scores[row, 1:n] < scores[row, 0]  # False where either is NaN
-        ranks[row] = n - beaten.sum()
-    return ranks
-
-
-def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
-    """The same ranks when items are ordered by how often they occur in the training histories."""
-    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
-    ranks = [
-        rank_of_first(counts[candidates][None].astype(float), [len(candidates)])[0]
-        for candidates in (candidates_of(corpus, task, user, part) for user in users)
-    ]
-    return np.array(ranks)
-
-
-def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
-    """Hit@k as a fraction in [0, 1], with its 95% interval over resampled users: [value, low, high]."""
-    hits = (ranks <= k).astype(np.float64)
-    # resampling n users with replacement: the number of hits among them is binomial
-    draws = np.random.default_rng(seed).binomial(len(hits), hits.mean(), BOOTSTRAP) / len(hits)
-    return [float(hits.mean()), *map(float, np.quantile(draws, [0.025, 0.975]))]
-
-
-def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `n` users who have a held-out item in `part`, in ascending order."""
-    users = np.flatnonzero(getattr(corpus.split, part) >= 0)
-    return users if len(users) <= n else np.sort(rng.choice(users, n, replace=False))
-
-
-def validation_hit(
-    model: Backbone, corpus: Corpus, task: str, users: np.ndarray, prefix=None
-) -> float:
-    """Hit@10 on validation items, a fraction in [0, 1]."""
-    return (held_out_ranks(model, corpus, task, "valid", users, prefix) <= 10).mean()
 
 
 # -------------------------------------------------------------------------------------------------
@@ -167,17 +79,43 @@ def macro_auc(
     return np.nanmean(per_class, axis=0)
 
 
+def macro_ovo(scores: np.ndarray, labels: np.ndarray) -> float:
+    """AUC of an attribute as the mean over all pairs of classes that occur (Hand and Till 2001).
+
+    `scores` (users, c). Of each pair's users, the AUC of one class's score against the other's and of
+    the other's against the one's. This is what the paper's release computes.
+    """
+    classes, values = np.unique(labels), []
+    for i, a in enumerate(classes):
+        for b in classes[i + 1 :]:
+            pair = (labels == a) | (labels == b)
+            for c in a, b:
+                values.append(auc(scores[pair, c], labels[pair] == c)[0])
+    return float(np.mean(values))
+
+
+def with_interval(scores: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """[AUC, low, high] of scores (users, c), with a 95% interval over resampled users."""
+    even = np.full(len(labels), 1 / len(labels))
+    draws = [  # ten times a tenth, to keep the memory small
+        macro_auc(scores, labels, rng.multinomial(len(labels), even, BOOTSTRAP // 10))
+        for _ in range(10)
+    ]
+    interval = np.nanquantile(draws, [0.025, 0.975])
+    return [float(macro_auc(scores, labels)[0]), *map(float, interval)]
+
+
 # -------------------------------------------------------------------------------------------------
 # Attackers
 # -------------------------------------------------------------------------------------------------
 
 
-def make_folds(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fold 0 .. 4 of each user (users,), every class spread evenly over the folds."""
+def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> np.ndarray:
+    """Fold 0 .. n-1 of each user (users,), every class spread evenly over the folds."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
-    folds[by_class] = np.arange(len(labels)) % FOLDS
+    folds[by_class] = np.arange(len(labels)) % n
     return folds
 
 
@@ -269,14 +207,13 @@ def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, se
     has to choose on a second and is trained on the other three, so that every user is tested once.
     Features are standardised (no label is looked at for that). Scores become ranks within their
     fold before they are pooled, because five models have no common scale. Returns "auc",
-    "strongest" and "by attacker". "auc" is the strongest attacker's [AUC, low, high], with a 95%
-    interval over resampled users. The strongest is the one whose AUC is farthest from one half on
-    the tested users: a choice that errs towards finding a leak.
+    "strongest", "by attacker" and each one's "one-vs-one". "auc" is the strongest attacker's
+    [AUC, low, high], with a 95% interval over resampled users. The strongest is the one whose AUC is
+    farthest from one half on the tested users: a choice that errs towards finding a leak.
     """
     assert (np.bincount(labels) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
     rng = np.random.default_rng([seed, 4])
     folds = make_folds(labels, rng)
-    even = np.full(len(labels), 1 / len(labels))
     x, y = torch.from_numpy(features).float(), torch.from_numpy(labels)
     x = (x - x.mean(0)) / (x.std(0) + 1e-6)
     parts = []
@@ -284,20 +221,21 @@ def attack(features: np.ndarray, labels: np.ndarray, names: list[str] | None, se
         is_test, is_valid = folds == fold, folds == (fold + 1) % FOLDS
         masks = ~is_test & ~is_valid, is_valid, is_test
         parts.append(tuple(torch.from_numpy(np.flatnonzero(mask)) for mask in masks))
-    by_attacker = {}
+    by_attacker, one_vs_one = {}, {}
     for name in names or ATTACKERS:
         scores = ATTACKERS[name](x, y, parts, int(labels.max()) + 1, seed)
         scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)  # log-probabilities
         for _, _, test in parts:
             scores[test] = ranks_within(scores[test])
-        draws = [  # ten times a tenth, to keep the memory small
-            macro_auc(scores, labels, rng.multinomial(len(labels), even, BOOTSTRAP // 10))
-            for _ in range(10)
-        ]
-        interval = np.nanquantile(draws, [0.025, 0.975])
-        by_attacker[name] = [float(macro_auc(scores, labels)[0]), *map(float, interval)]
+        by_attacker[name] = with_interval(scores, labels, rng)
+        one_vs_one[name] = macro_ovo(scores, labels)
     strongest = max(by_attacker, key=lambda name: abs(by_attacker[name][0] - 0.5))
-    return {"auc": by_attacker[strongest], "strongest": strongest, "by attacker": by_attacker}
+    return {
+        "auc": by_attacker[strongest],
+        "strongest": strongest,
+        "by attacker": by_attacker,
+        "one-vs-one": one_vs_one,
+    }
 
 
 def ranks_within(scores: np.ndarray) -> np.ndarray:
@@ -355,14 +293,6 @@ def before_and_after(
         results["floor"][task] = {attr: attack(states, shuffled, None, seed)}
         results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
     return results
-
-
-def hits(ranks: np.ndarray, seed: int) -> dict:
-    """hit@1, hit@3 and hit@10 as fractions, each with its interval."""
-    values = {f"hit@{k}": hit_at(ranks, k, seed) for k in (1, 3, 10)}
-    return {name: value for name, (value, *_) in values.items()} | {
-        f"{name} interval": interval for name, (_, *interval) in values.items()
-    }
 
 
 def co_trained_auc(

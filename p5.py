@@ -7,11 +7,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cfp import forward, set_rates, step
+from cfp import CFP, CFPConfig, forward, set_rates, step
 from data import (
     TASKS,
     Corpus,
@@ -25,19 +26,20 @@ from data import (
     train_tokenizer,
     training_example,
 )
-from datasets import Dataset, fingerprint
-from evaluate import some_users, validation_hit
-from files import InputError, write_atomically
+from datasets import Dataset, fingerprint, load_dataset
+from files import InputError, load_tensors, write_atomically
 from model import (
     T5,
     Backbone,
     Llama,
     LlamaConfig,
+    Prefix,
     T5Config,
     init_from_scratch,
     load_backbone,
     save_backbone,
 )
+from ranks import some_users, validation_hit
 from runs import Run
 from weights import PUBLISHED, fetch_backbone, read_config, weight_files
 
@@ -100,6 +102,11 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
+    if len(positions["sequential"][0]) == 0:
+        raise InputError(
+            f"{corpus.dataset.name}: no user has four interactions, two of them for training, so no "
+            "sequential prompt has an answer to learn from"
+        )
     sample = some_users(corpus, "valid", 500, rng)
     best, best_hit = None, -1.0
     device = next(model.parameters()).device
@@ -233,3 +240,49 @@ def weights_fingerprint(folder: Path) -> str:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()[:12]
+
+
+class Opened(NamedTuple):
+    """A finished run of `train.py`, ready to be measured."""
+
+    config: dict  # its config.json
+    corpus: Corpus
+    model: Backbone  # frozen
+    prefix: Prefix
+
+
+def open_run(folder: Path, device: torch.device) -> Opened:
+    """The data, the frozen backbone and the prefix of a run's folder.
+
+    Raises InputError where the folder is no finished run, or its data or its backbone have changed.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"--run {folder}: {error.filename} is missing; name the folder of a finished run"
+        ) from None
+    except ValueError as error:
+        raise InputError(
+            f"--run {folder}: config.json or results.json is no JSON ({error})"
+        ) from None
+    data_dir = None if config["data dir"] is None else Path(config["data dir"])
+    dataset = load_dataset(config["data"], data_dir, config["seed"], config["toy users"])
+    if fingerprint(dataset) != config["data fingerprint"]:
+        raise InputError(
+            f"--run {folder}: its data were {config['data fingerprint']}, {config['data']} is now "
+            f"{fingerprint(dataset)}; run train.py again"
+        )
+    p5_folder = Path(results["p5 folder"])
+    if not p5_folder.is_dir():
+        raise InputError(f"--run {folder}: its backbone {p5_folder} is missing; run train.py again")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config["dtype"]]
+    model = load_backbone(p5_folder, dtype, device).requires_grad_(False).eval()
+    tokenizer = load_tokenizer(p5_folder, model.cfg.vocab_size)
+    corpus = make_corpus(dataset, tokenizer, P5Config(**config["p5"]), config["seed"])
+    settings = config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])}
+    cfp = CFP(CFPConfig(**settings), model.cfg)
+    cfp.load_state_dict(load_tensors(folder / "cfp.safetensors"))
+    return Opened(config, corpus, model, cfp.to(device).frozen())

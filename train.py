@@ -33,6 +33,7 @@ from datasets import Dataset, fingerprint, load_dataset
 from files import InputError, save_tensors
 from model import Backbone
 from p5 import P5Config, backbone_folder, p5_backbone
+from ranks import some_users, validation_hit
 from runs import Run, minutes
 from weights import PUBLISHED, read_config
 
@@ -182,15 +183,15 @@ def choose(
     users = np.flatnonzero(corpus.split.valid >= 0)
     if len(users) == 0:
         return snapshots[-1]
-    sample = evaluate.some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
-    before = [evaluate.validation_hit(model, corpus, task, sample) for task in tasks]
+    sample = some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
+    before = [validation_hit(model, corpus, task, sample) for task in tasks]
     scores = []
     for cfp, _ in snapshots:
         prefix, leaks, losses = cfp.frozen(), [], []
         for task, hit_before in zip(tasks, before):
             states = evaluate.user_states(model, corpus, task, "valid", users, prefix)
             attacked = evaluate.attack(states, labels[users], ["logistic regression"], seed + 1)
-            hit = evaluate.validation_hit(model, corpus, task, sample, prefix)
+            hit = validation_hit(model, corpus, task, sample, prefix)
             leaks.append(abs(attacked["auc"][0] - 0.5))
             losses.append(max(0.0, 0.9 - hit / max(hit_before, 1e-9)))
         scores.append(max(leaks) + max(losses))
@@ -336,6 +337,8 @@ def main(argv: list[str] | None = None) -> dict:
     config = {
         "command": ["train.py", *map(str, sys.argv[1:] if argv is None else argv)],
         "data": args.data,
+        "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
+        "toy users": args.toy_users,
         "data fingerprint": fingerprint(dataset),
         "attr": args.attr,
         "tasks": tasks,

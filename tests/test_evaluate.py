@@ -5,22 +5,19 @@ import pytest
 import torch
 from conftest import random_t5
 
-import evaluate
+import ranks
 from data import TASKS, candidates_of
 from evaluate import (
     ATTACKERS,
     FOLDS,
     attack,
     auc,
-    held_out_ranks,
-    hit_at,
     macro_auc,
     make_folds,
-    popularity_ranks,
-    rank_of_first,
     ranks_within,
     user_states,
 )
+from ranks import held_out_ranks, hit_at, popularity_ranks, rank_of_first
 
 
 def test_ranks_with_ties_and_bounds():
@@ -202,5 +199,5 @@ def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
     def oracle(model, encoded, candidates):
         return torch.tensor([[0.0] + [-1.0] * (len(row) - 1) for row in candidates])
 
-    monkeypatch.setattr(evaluate, "score_candidates", oracle)
+    monkeypatch.setattr(ranks, "score_candidates", oracle)
     assert (held_out_ranks(model, corpus, "direct", "test", np.arange(5)) == 1).all()

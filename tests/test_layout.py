@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["files", "toy", "runs", "datasets", "data", "weights", "model", "answers", "cfp"]
-ORDER += ["evaluate", "p5", "train"]
+ORDER += ["ranks", "p5", "evaluate", "probe", "train"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 
 

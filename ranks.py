@@ -1,0 +1,100 @@
+"""Where the held-out item stands among its candidates: Hit@k, ties counted against the model."""
+
+import numpy as np
+import torch
+
+from answers import score_candidates
+from data import Corpus, candidates_of, collate, held_out_example
+from model import Backbone, Prefix
+
+BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
+
+
+def held_out_batches(
+    corpus: Corpus, task: str, part: str, users: np.ndarray, batch_size: int, device
+):
+    """The held-out prompts of some users as batches, shortest first so that little is padded."""
+    examples = [held_out_example(corpus, task, user, part) for user in users]
+    order = np.argsort([len(example.input_ids) for example in examples], kind="stable")
+    for rows in np.split(order, range(batch_size, len(order), batch_size)):
+        yield rows, collate(corpus, [examples[row] for row in rows], device)
+
+
+@torch.no_grad()
+def held_out_ranks(
+    model: Backbone,
+    corpus: Corpus,
+    task: str,
+    part: str,
+    users: np.ndarray,
+    prefix: Prefix | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Rank (users,), 1 is best, of every user's held-out item among the candidates.
+
+    Source: section 5.1; Hit@k is the share of ranks up to k.
+
+    `part` is "valid" or "test"; all users must have an item in it.
+    """
+    ranks = np.zeros(len(users), dtype=np.int64)
+    device = next(model.parameters()).device
+    for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        items = [candidates_of(corpus, task, user, part) for user in batch.users]
+        candidates = [[corpus.target(item) for item in row] for row in items]
+        scores = score_candidates(model, encoded, candidates)
+        ranks[rows] = rank_of_first(scores.cpu().numpy(), [len(row) for row in items])
+    return ranks
+
+
+def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
+    """Rank, 1 is best, of column 0 of each row (b, i) among its first `n_candidates` columns.
+
+    Ties count against the model: a candidate with the same score stands before the right one, and
+    so does a score that is not a number. A model that gives all items the same score gets the last
+    rank.
+    """
+    ranks = np.empty(len(scores), dtype=np.int64)
+    for row, n in enumerate(n_candidates):
+        beaten = scores[row, 1:n] < scores[row, 0]  # False where either is NaN
+        ranks[row] = n - beaten.sum()
+    return ranks
+
+
+def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
+    """The same ranks when items are ordered by how often they occur in the training histories."""
+    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+    ranks = [
+        rank_of_first(counts[candidates][None].astype(float), [len(candidates)])[0]
+        for candidates in (candidates_of(corpus, task, user, part) for user in users)
+    ]
+    return np.array(ranks)
+
+
+def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
+    """Hit@k as a fraction in [0, 1], with its 95% interval over resampled users: [value, low, high]."""
+    hit = ranks <= k
+    # resampling n users with replacement: the number of hits among them is binomial
+    draws = np.random.default_rng(seed).binomial(len(hit), hit.mean(), BOOTSTRAP) / len(hit)
+    return [float(hit.mean()), *map(float, np.quantile(draws, [0.025, 0.975]))]
+
+
+def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `n` users who have a held-out item in `part`, in ascending order."""
+    users = np.flatnonzero(getattr(corpus.split, part) >= 0)
+    return users if len(users) <= n else np.sort(rng.choice(users, n, replace=False))
+
+
+def validation_hit(
+    model: Backbone, corpus: Corpus, task: str, users: np.ndarray, prefix=None
+) -> float:
+    """Hit@10 on validation items, a fraction in [0, 1]."""
+    return (held_out_ranks(model, corpus, task, "valid", users, prefix) <= 10).mean()
+
+
+def hits(ranks: np.ndarray, seed: int) -> dict:
+    """hit@1, hit@3 and hit@10 as fractions, each with its interval."""
+    values = {f"hit@{k}": hit_at(ranks, k, seed) for k in (1, 3, 10)}
+    return {name: value for name, (value, *_) in values.items()} | {
+        f"{name} interval": interval for name, (_, *interval) in values.items()
+    }

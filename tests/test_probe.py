@@ -1,0 +1,184 @@
+"""The three probes: the paper's words, Eq. 6 by hand, and the command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_llama, random_t5, tokenizer_for, write_miniature
+
+import evaluate
+import probe
+from answers import score_candidates
+from cfp import CFP, CFPConfig
+from data import encode_prompt
+from datasets import load_toy
+from model import NO_TOKEN
+from p5 import Opened, P5Config, make_corpus
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_questions_are_the_papers(corpus):
+    history = probe.history_of(corpus, 4)
+    assert (
+        probe.question(corpus, 4, "gender", False, asked=True) == "What is the gender for user_5?"
+    )
+    assert (
+        probe.question(corpus, 4, "gender", False, asked=False) == "What is the gender of user_5?"
+    )
+    assert (
+        probe.question(corpus, 4, "age", True, asked=True)
+        == f"User_5 has watched movies {history}. What is the age of user_5?"
+    )
+
+
+@pytest.mark.parametrize("with_history", [False, True])
+def test_context_holds_others_answers_and_the_question_comes_last(corpus, with_history):
+    """As many examples as fit, one more would not; nobody's held-out item, nor the asked user's answer."""
+    known = np.array([user for user in range(60) if user != 7])
+    text = probe.manual_prompt(corpus, 7, "gender", with_history, known)
+    asked = probe.question(corpus, 7, "gender", with_history, asked=False)
+    assert text.endswith(asked) and text.count("user_8?") == 1
+    n_examples = text.count("Female.") + text.count("Male.")
+    first = corpus.dataset.attributes["gender"][known[0]]
+    assert n_examples > 1 and f"user_1? {('Female', 'Male')[first]}." in text
+    length = len(encode_prompt(text, 8, corpus.tokenizer)[0])
+    assert length <= corpus.max_tokens < length * (n_examples + 2) / n_examples
+    for user in known[:n_examples]:
+        held_out = corpus.numbers[corpus.split.test[user]], corpus.numbers[corpus.split.valid[user]]
+        shown = probe.history_of(corpus, user).split(", ")
+        assert not set(map(str, held_out)) & set(shown)
+
+
+def test_answers_are_distinct_and_end(corpus):
+    for attr in "gender", "age", "occupation":
+        answers = probe.class_answers(corpus, attr)
+        assert len(set(answers)) == len(corpus.dataset.classes[attr])
+        assert all(ids[-1] == corpus.tokenizer.eos_id for ids in answers)
+        names = [corpus.tokenizer.decode(list(i)).replace("▁", " ").strip() for i in answers]
+        expected = ["Female", "Male"] if attr == "gender" else corpus.dataset.classes[attr]
+        assert names == expected
+
+
+@pytest.fixture(params=["t5", "llama"])
+def opened(request, corpus):
+    random = random_t5 if request.param == "t5" else random_llama
+    model = random(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
+    prefix = CFP(CFPConfig(prefix_len=3), model.cfg).frozen()
+    return Opened({"attr": "gender"}, corpus, model, prefix)
+
+
+def test_eq6_by_hand(opened):
+    """Minus the sum of the log-probabilities of the answer's tokens, given input and prompt."""
+    torch.manual_seed(0)
+    soft = probe.SoftPrompt(opened.model.cfg, length=4)()
+    ids, mask = probe.soft_batch(opened.corpus, np.array([3, 9]), "cpu")
+    answers = probe.class_answers(opened.corpus, "gender")
+    longest = max(map(len, answers))
+    padded = [[*answer, *[NO_TOKEN] * (longest - len(answer))] for answer in answers]
+    loss = probe.soft_loss(opened.model, soft, ids, mask, torch.tensor(padded))
+    scores = score_candidates(opened.model, opened.model.encode(ids, mask, soft), [answers])
+    assert loss.item() == pytest.approx(-(scores[0, 0] + scores[1, 1]).item() / 2, rel=1e-4)
+
+
+def test_soft_prompt_follows_the_prefix_that_is_probed_through(opened):
+    soft = probe.SoftPrompt(opened.model.cfg, length=4)
+    assert len(soft.decoder.hidden) == 2  # three layers with the last; the encoder's has two
+    both = soft(opened.prefix)
+    for side, alone, joined in zip(opened.prefix, soft(), both):
+        if side is not None:
+            assert torch.equal(joined[..., :3, :], side) and torch.equal(joined[..., 3:, :], alone)
+    assert soft.encoder is None or len(soft.encoder.hidden) == 1
+
+
+def test_soft_probe_reads_what_is_planted():
+    """Where users' tokens carry the label in plain sight the tuned prompt reads it; shuffled, not."""
+    dataset = load_toy(seed=3, n_users=400)
+    corpus = make_corpus(dataset, tokenizer_for(dataset), P5Config(window=3), seed=3)
+    model = random_t5(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
+    labels = dataset.attributes["gender"]
+    pieces = [corpus.tokenizer.word(f"user_{user + 1}")[-1] for user in range(400)]
+    auc = []
+    for planted in labels, np.random.default_rng(0).permutation(labels):
+        model.embedding.weight[pieces, :4] = torch.from_numpy(8.0 * (2 * planted - 1)).float()[
+            :, None
+        ]
+        opened = Opened({"attr": "gender"}, corpus, model, None)
+        auc.append(
+            probe.probe_soft(opened, "gender", None, seed=0, epochs=20)["soft prompt"]["auc"]
+        )
+    assert auc[0][0] >= 0.9 and auc[1][1] <= 0.5 <= auc[1][2]
+
+
+def test_one_vs_one_by_hand():
+    """Three classes; every pair's two AUCs, worked out on paper, and their mean."""
+    labels = np.array([0, 0, 1, 1, 2])
+    scores = np.array([[3, 0, 0], [1, 2, 0], [2, 1, 1], [0, 3, 0], [0, 0, 2]], dtype=float)
+    # 0 and 1 by score 0: {3, 1} against {2, 0}: 3 of 4; by score 1: {1, 3} against {0, 2}: 3 of 4
+    # 0 and 2: by 0 {3, 1} against {0}: 2 of 2; by 2 {2} against {0, 0}: 2 of 2
+    # 1 and 2: by 1 {1, 3} against {0}: 2 of 2; by 2 {2} against {1, 0}: 2 of 2
+    assert evaluate.macro_ovo(scores, labels) == pytest.approx((0.75 + 0.75 + 4) / 6)
+
+
+def run(folder, script, arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / script, *arguments.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command_on_a_run(tmp_path):
+    arguments = "--attr gender --toy-users 60 --p5-steps 6 --epochs 1 --batch-size 20 --out r"
+    assert run(tmp_path, "train.py", arguments).returncode == 0
+    for kind, rows in ("manual", 4), ("soft", 1), ("classifier", 2):
+        done = run(tmp_path, "probe.py", f"--kind {kind} --attr age --run r --hide gender")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / f"r/probe-{kind}-age-hiding-gender.json").read_text())
+        assert len(found) == rows and "through the prefix that hides gender" in done.stdout
+        for row in found.values():
+            low, high = row["auc"][1:]
+            assert 0 <= low <= high <= 1 and 0 <= row["one-vs-one"] <= 1
+            assert f"{100 * row['auc'][0]:.1f} [" in done.stdout
+    mistakes = {
+        "--attr size --run r": "--attr size: toy has no such attribute",
+        "--attr age --run r --hide age": "--hide age: r has a prefix for gender alone",
+        "--attr age --run nowhere": "nowhere/config.json is missing",
+    }
+    for mistake, expected in mistakes.items():
+        done = run(tmp_path, "probe.py", f"--kind classifier {mistake}")
+        assert done.returncode == 2 and expected in done.stderr
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
+    write_miniature(tmp_path, "mini")
+    text = (tmp_path / "mini.user").read_text()
+    users = "".join(f"v{i}\t20\t{'FM'[i % 2]}\tDE\n" for i in range(20))
+    (tmp_path / "mini.user").write_text(text + users)
+    items = (tmp_path / "mini.item").read_text() + "i4\tFourth\tWar\ni5\tFifth\tWar\n"
+    (tmp_path / "mini.item").write_text(items)
+    inter = "".join(f"v{i}\ti{j}\t1\t{j}\n" for i in range(20) for j in (1, 2, 3, 4))
+    (tmp_path / "mini.inter").write_text((tmp_path / "mini.inter").read_text() + inter)
+    arguments = (
+        "--attr gender --data mini --data-dir . --p5-steps 4 --epochs 1 --batch-size 8 --out r"
+    )
+    done = run(tmp_path, "train.py", arguments)
+    assert done.returncode == 0, done.stderr
+    probed = "--kind classifier --attr gender --run r"
+    assert run(tmp_path, "probe.py", probed).returncode == 0
+    inter = (tmp_path / "mini.inter").read_text()
+    (tmp_path / "mini.inter").write_text(inter.replace("v3\ti1\t1\t1", "v3\ti1\t1\t9"))
+    done = run(tmp_path, "probe.py", probed)
+    assert done.returncode == 2 and "--run r: its data were" in done.stderr
+    (tmp_path / "mini.inter").write_text(inter)
+    (folder,) = (tmp_path / "runs").glob("p5-*")
+    folder.rename(tmp_path / "away")
+    done = run(tmp_path, "probe.py", probed)
+    assert done.returncode == 2 and "its backbone" in done.stderr
