@@ -189,12 +189,18 @@ def forward(
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
     """L_dis of Eq. 3 in nats, (tasks,): about log c where the discriminator guesses blindly.
 
-    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices. Each entry
-    is the mean over the batch and over the task's members.
+    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices, negative for
+    users whose label is held out: they count in nothing here. Each entry is the mean over the others
+    of the batch and over the task's members.
     """
+    known = labels >= 0
+    assert known.any(), "a batch without a single label teaches the discriminator nothing"
     losses = [
         torch.stack(
-            [F.cross_entropy(logits_bc, labels) for logits_bc in discriminator(user_bd, task)]
+            [
+                F.cross_entropy(logits_bc[known], labels[known])
+                for logits_bc in discriminator(user_bd, task)
+            ]
         )
         for task, user_bd in enumerate(u_emb)
     ]

@@ -259,9 +259,14 @@ def before_and_after(
     attr: str,
     prefix: Prefix,
     discriminator: Discriminator,
+    held_out: np.ndarray,
     seed: int,
 ) -> dict:
-    """What results.json says of a run: the test items are looked at here, once."""
+    """What results.json says of a run: the test items are looked at here, once.
+
+    `held_out` (users,) is True where the adversary was not told the label. Where it is so for
+    anybody, attackers are also trained and tested among these users alone, and among the others.
+    """
     users = np.flatnonzero(corpus.split.test >= 0)
     popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
@@ -289,6 +294,16 @@ def before_and_after(
                 "auc interval": {attr: attacked["auc"][1:]},
                 "attackers": {attr: attacked},
             }
+            if held_out.any():
+                results[when][task]["auc by group"] = {
+                    attr: {
+                        name: attack(states[group], labels[group], None, seed)["auc"]
+                        for name, group in (
+                            ("held out", held_out[users]),
+                            ("known", ~held_out[users]),
+                        )
+                    }
+                }
         # the same attack on the same states with the labels shuffled among the users
         results["floor"][task] = {attr: attack(states, shuffled, None, seed)}
         results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
@@ -351,6 +366,13 @@ def table(results: dict) -> str:
                 )
             lines.append(f"  {name:<12}{''.join(f'{text:<20}' for text in cells)}".rstrip())
         before, after = results["before"][task], results["after"][task]
+        if "auc by group" in after:
+            group = lambda row, name: bracket({"auc": row["auc by group"][attr][name]})
+            lines.append(
+                "  Users whose labels the adversary never saw, attacked apart: AUC "
+                f"{cell(*group(before, 'held out'))} -> {cell(*group(after, 'held out'))}; the others: "
+                f"{cell(*group(before, 'known'))} -> {cell(*group(after, 'known'))}."
+            )
         lines += [
             f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
             f"floor (shuffled labels) {cell(*bracket(results['floor'][task][attr]))}, "

@@ -110,14 +110,15 @@ def train_cfp(
 ) -> tuple[CFP, Discriminator]:
     """Algorithm 1: the prefix against the discriminator, on a frozen model.
 
-    `labels` (users,) are class indices. Returns the prefix that looks best on the validation
-    prompts (see `choose`) of three taken in the last third, and the discriminator of that moment.
+    `labels` (users,) are class indices, negative where the adversary may not know them. Returns the
+    prefix that looks best on the validation prompts (see `choose`) of three taken in the last third,
+    and the discriminator of that moment.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 6])
     device = next(model.parameters()).device
     model.requires_grad_(False).eval()
-    shares = np.bincount(labels) / len(labels)
+    shares = np.bincount(labels[labels >= 0]) / (labels >= 0).sum()
     entropy = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
     cap = entropy if cfg.cap else math.inf
     label_of = torch.from_numpy(labels).to(device)
@@ -180,7 +181,7 @@ def choose(
     # The tested prompts are not looked at here, but they are about the same people with the same
     # labels, so this choice among three can flatter by a little.
     """
-    users = np.flatnonzero(corpus.split.valid >= 0)
+    users = np.flatnonzero((corpus.split.valid >= 0) & (labels >= 0))
     if len(users) == 0:
         return snapshots[-1]
     sample = some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
@@ -197,6 +198,15 @@ def choose(
         scores.append(max(leaks) + max(losses))
         run.metric(stage="CFP validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
     return snapshots[int(np.argmin(scores))]
+
+
+def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The labels (users,) with that share of each class's users held out: -1, unknown to the adversary."""
+    rng, known = np.random.default_rng([seed, 12]), labels.copy()
+    for label in np.unique(labels):
+        users = rng.permutation(np.flatnonzero(labels == label))
+        known[users[: round(share * len(users))]] = -1
+    return known
 
 
 # -------------------------------------------------------------------------------------------------
@@ -233,6 +243,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=natural,
         default=0,
         help="of data, weights, batches, negatives, attackers (0)",
+    )
+    add(
+        "--label-holdout",
+        type=share,
+        nargs="?",
+        const=0.4,
+        default=0.0,
+        help="share of the users whose labels the adversary never sees, on whom the AUC is reported "
+        "apart (0; 0.4 where no number is given)",
     )
     add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
     add(
@@ -289,6 +308,15 @@ def several(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    try:
+        if 0 <= float(text) <= 0.9:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 0.9")
+
+
 def rate(text: str) -> float:
     try:
         if 0 < float(text) < math.inf:
@@ -331,6 +359,12 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(
             f"--prompt-candidates {p5.prompt_candidates}: there are {N_NEGATIVES} at most"
         )
+    if args.label_holdout and cfg.batch_size < 16:
+        raise InputError(
+            f"--label-holdout with --batch-size {cfg.batch_size}: some batches would have no label at "
+            "all; 16 users at least"
+        )
+    known = hold_out(labels, args.label_holdout, args.seed)
     tasks = list(TASKS) if args.task == "both" else [args.task]
     name = f"{args.data}-{args.attr}-seed{args.seed}" + ("-paper" if args.paper_schedule else "")
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
@@ -339,6 +373,7 @@ def main(argv: list[str] | None = None) -> dict:
         "data": args.data,
         "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
         "toy users": args.toy_users,
+        "label holdout": args.label_holdout,
         "data fingerprint": fingerprint(dataset),
         "attr": args.attr,
         "tasks": tasks,
@@ -366,7 +401,7 @@ def main(argv: list[str] | None = None) -> dict:
     np.save(run.folder / "negatives.npy", corpus.negatives, allow_pickle=False)
     p5_seconds = run.seconds()
 
-    cfp, discriminator = train_cfp(corpus, model, labels, tasks, cfg, args.seed, run)
+    cfp, discriminator = train_cfp(corpus, model, known, tasks, cfg, args.seed, run)
     cfp_seconds = run.seconds() - p5_seconds
     save_tensors(run.folder / "cfp.safetensors", cfp.state_dict())
     save_tensors(run.folder / "discriminator.safetensors", discriminator.state_dict())
@@ -380,7 +415,7 @@ def main(argv: list[str] | None = None) -> dict:
         "seed": args.seed,
         "seconds": None,
         **evaluate.before_and_after(
-            model, corpus, tasks, args.attr, prefix, discriminator, args.seed
+            model, corpus, tasks, args.attr, prefix, discriminator, known < 0, args.seed
         ),
         "p5 folder": str(p5_folder),
         "p5 seconds": p5_seconds,

@@ -301,3 +301,45 @@ def test_cross_entropy_is_not_fed_probabilities():
     loss = discriminator_loss(discriminator, [torch.tensor([[-1.0], [1.0]])], torch.tensor([0, 1]))
     assert loss.item() < 1e-6
     assert F.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item() > 0.31
+
+
+def test_held_out_labels_never_reach_the_adversary(corpus, model):
+    """Whatever the held-out users' labels are, prefix and discriminator come out the same."""
+    labels = corpus.dataset.attributes["gender"]
+    known = train.hold_out(labels, 0.4, seed=3)
+    assert [(known[labels == c] < 0).sum() for c in (0, 1)] == [
+        round(0.4 * (labels == c).sum()) for c in (0, 1)
+    ]
+    assert (known[known >= 0] == labels[known >= 0]).all()
+    assert (train.hold_out(labels, 0.4, seed=3) == known).all()
+    assert (train.hold_out(labels, 0.0, seed=3) == labels).all()
+    seen = []
+    original = train.discriminator_loss
+
+    def spy(discriminator, u_emb, batch_labels):
+        seen.append(batch_labels)
+        return original(discriminator, u_emb, batch_labels)
+
+    train.discriminator_loss = spy
+    try:
+        train.train_cfp(
+            corpus, model, known, list(TASKS), replace(SMALL, batch_size=30), 3, SilentRun()
+        )
+    finally:
+        train.discriminator_loss = original
+    counts = torch.bincount(torch.cat(seen) + 1, minlength=3)
+    # 2 batches, each user once; one prefix step and three of the discriminator per batch
+    assert counts.tolist() == [(1 + 3) * int((known == c).sum()) for c in (-1, 0, 1)]
+
+
+def test_users_without_a_label_count_in_nothing():
+    torch.manual_seed(0)
+    discriminator = Discriminator(replace(SMALL, dis_noise=0.0, dis_dropout=0.0), 4, 2, 1)
+    user_bd = torch.randn(5, 4)
+    labels = torch.tensor([0, -1, 1, -1, 1])
+    loss = discriminator_loss(discriminator, [user_bd], labels)
+    known = labels >= 0
+    by_hand = torch.stack(
+        [F.cross_entropy(logits[known], labels[known]) for logits in discriminator(user_bd, 0)]
+    ).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-6)

@@ -79,6 +79,7 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
 def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tmp_path):
     arguments = TINY_RUN.replace("gender", "age").replace("--epochs 2", "--epochs 1")
     arguments += " --paper-schedule --inner-steps 1 --task direct --prompt-candidates 5 --seed 2"
+    arguments += " --label-holdout"
     done = command(tmp_path, arguments)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").glob("toy-age-seed2-paper")
@@ -89,6 +90,9 @@ def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tm
     config = json.loads((folder / "config.json").read_text())["cfp"]
     assert (config["every"], config["dis_depths"], config["inner_steps"]) == (20, [7], 1)
     assert "sequential" not in done.stdout.split("measuring")[1]
+    groups = results["after"]["direct"]["auc by group"]["age"]
+    assert set(groups) == {"held out", "known"}
+    assert "Users whose labels the adversary never saw, attacked apart: AUC " in done.stdout
 
 
 def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
@@ -162,6 +166,8 @@ MISTAKES = {
     "--attr gender --prefix-len 0": "--prefix-len: '0' is not a whole number from 1 on",
     "--attr gender --batch-size 1": "--batch-size: '1' is not a whole number from 2 on",
     "--attr gender --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
+    "--attr gender --label-holdout 1": "--label-holdout: '1' is not a share from 0 to 0.9",
+    "--attr gender --label-holdout 0.4 --batch-size 8": "--label-holdout with --batch-size 8",
     "--attr gender --epochs 0": "--epochs: '0' is not a whole number from 1 on",
     "--attr gender --backbone t5": "--backbone t5: neither a folder nor one of tiny, tiny-llama, t5-s",
     "--attr gender --backbone .": "config.json is missing: is . the folder of a model?",
