@@ -263,7 +263,11 @@ PROBES = {"manual": probe_manual, "soft": probe_soft, "classifier": probe_classi
 
 
 def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
-    """AUC of scores (users, c) with its interval, the same one-vs-one, and of how many users."""
+    """AUC of log-probabilities (users, c) with its interval, the same one-vs-one, and of how many users.
+
+    They are normalised first: with the answer constrained to the classes, these are all there is.
+    """
+    scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     rng = np.random.default_rng([seed, 11])
     return {
         "auc": evaluate.with_interval(scores, labels, rng),
