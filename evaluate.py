@@ -1,9 +1,16 @@
 """How good the recommendations are, and what a fresh attacker still reads about the people.
 
+    python evaluate.py --run runs/toy-gender-seed0 --audit
+
 Hit@k is in `ranks.py`. AUC: who is attacked, with what, on whom. Attackers are trained after the
 fact on the frozen model's states of some users and tested on users they never saw; they never took
 part in the prompt's training.
 """
+
+import argparse
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from answers import generate
+from answers import generate, score_candidates
 from cfp import MLP, Discriminator, mean_user_state
 from data import Corpus, candidates_of, collate, held_out_example
+from files import InputError, write_atomically
 from model import Backbone, Prefix
+from p5 import Opened, open_run
 from ranks import BOOTSTRAP, held_out_batches, held_out_ranks, hits, popularity_ranks
 
 FOLDS = 5
@@ -407,3 +416,154 @@ def example(model: Backbone, corpus: Corpus, task: str, prefix: Prefix) -> str:
         text = corpus.tokenizer.decode(ids)
         lines.append(f"  {name:<12}{text} {title.get(text, '(no item has this number)')}")
     return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------
+# The audit: every surface on which the attribute could be read
+# -------------------------------------------------------------------------------------------------
+
+SHUFFLES = 5  # repetitions of the whole attack on shuffled labels
+
+
+@torch.no_grad()
+def surfaces(
+    model: Backbone,
+    corpus: Corpus,
+    task: str,
+    users: np.ndarray,
+    prefix: Prefix | None,
+    batch_size: int = 64,
+) -> dict[str, np.ndarray]:
+    """What an attacker could be given of each user's test prompt, one row per user.
+
+    "user tokens" is the paper's, the mean state (users, d) at the user's tokens; "all tokens" that of
+    the whole prompt; "first decoder state" what the answer begins with; "scores" the log-probability
+    of every item of the catalogue (users, items); "top 10" marks the ten likeliest that the user has
+    not met before the test item.
+    """
+    device = next(model.parameters()).device
+    n_items = len(corpus.numbers)
+    d = model.cfg.d_model
+    widths = {"user tokens": d, "all tokens": d, "first decoder state": d}
+    widths |= {"scores": n_items, "top 10": n_items}
+    found = {name: np.zeros((len(users), n), dtype=np.float32) for name, n in widths.items()}
+    catalogue = [[corpus.target(item) for item in range(n_items)]]
+    for rows, batch in held_out_batches(corpus, task, "test", users, batch_size, device):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        start = torch.full_like(batch.input_ids[:, :1], model.cfg.decoder_start_token_id)
+        scores = score_candidates(model, encoded, catalogue).cpu().numpy()
+        found["user tokens"][rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
+        found["all tokens"][rows] = mean_user_state(encoded.states, batch.mask).cpu()
+        found["first decoder state"][rows] = model.decode(start, encoded)[:, 0].float().cpu()
+        found["scores"][rows] = scores
+        for row, user in zip(rows, batch.users):
+            unmet = found["scores"][row].copy()
+            unmet[corpus.dataset.histories[user][:-1]] = -np.inf
+            found["top 10"][row, np.argsort(-unmet, kind="stable")[:10]] = 1.0
+    return found
+
+
+def leace(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Features (users, d) with everything linear about the labels taken out, and nothing else.
+
+    Source: Belrose et al. 2023, theorem 4.3: x - W^+ P W (x - mean), where W whitens the features and P
+    projects onto the whitened covariances with the one-hot labels. It is told every label, so it is a
+    reference for linear attackers, not a method.
+    """
+    x = features.astype(np.float64)
+    centred = x - x.mean(0)
+    one_hot = np.eye(labels.max() + 1)[labels]
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
+    kept = values > values.max() * 1e-10
+    root = np.sqrt(values[kept])
+    whiten = (vectors[:, kept] / root) @ vectors[:, kept].T  # W, and its pseudo-inverse
+    unwhiten = (vectors[:, kept] * root) @ vectors[:, kept].T
+    covariance = whiten @ centred.T @ (one_hot - one_hot.mean(0)) / len(x)  # (d, c)
+    u, sizes, _ = np.linalg.svd(covariance, full_matrices=False)
+    u = u[:, sizes > sizes.max() * 1e-8]
+    return (x - centred @ whiten @ u @ u.T @ unwhiten).astype(np.float32)
+
+
+def audit(opened: Opened, attr: str, seed: int, say=print) -> dict:
+    """What audit.json holds: the attack on each surface of each task, before and after the prefix.
+
+    The floor of a surface is the largest distance from one half of SHUFFLES repetitions of the whole
+    attack, choice of the strongest included, on shuffled labels.
+    """
+    corpus, model = opened.corpus, opened.model
+    users = np.flatnonzero(corpus.split.test >= 0)
+    labels = corpus.dataset.labels(attr)[users]
+    shuffled = [np.random.default_rng([seed, 13, i]).permutation(labels) for i in range(SHUFFLES)]
+    result = {"attr": attr, "users": len(users), "ceiling": history_ceiling(corpus, attr, seed)}
+    result["surfaces"] = {}
+    for task in opened.config["tasks"]:
+        before = surfaces(model, corpus, task, users, None)
+        after = surfaces(model, corpus, task, users, opened.prefix)
+        for name in before:
+            say(f"  attacking {task}, {name}")
+            floors = [attack(after[name], wrong, None, seed)["auc"][0] for wrong in shuffled]
+            result["surfaces"][f"{task}, {name}"] = {
+                "before": attack(before[name], labels, None, seed),
+                "after": attack(after[name], labels, None, seed),
+                "floor": max(abs(value - 0.5) for value in floors),
+            }
+        erased = leace(before["user tokens"], labels)
+        result["surfaces"][f"{task}, user tokens"]["leace"] = attack(erased, labels, None, seed)
+    return result
+
+
+def in_words(where: str, row: dict) -> str:
+    """One sentence: how far the strongest attacker got on a surface, and whether that is chance."""
+    value, low, high = row["after"]["auc"]
+    far = f"the strongest fresh attacker ({row['after']['strongest']}) reaches {100 * value:.1f}"
+    far += f" (95%: {100 * low:.1f} to {100 * high:.1f}) on {where}"
+    floor = f"shuffled labels are up to {100 * row['floor']:.1f} away from 50"
+    if abs(value - 0.5) <= row["floor"] and low <= 0.5 <= high:
+        return f"{far}; {floor}: not distinguishable from chance"
+    return f"{far}; {floor}"
+
+
+def audit_table(result: dict) -> str:
+    """The audit as a table, AUC in percent, and in words."""
+    percent = lambda attacked: "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in attacked["auc"]))
+    lines = [
+        f"{result['attr']}: AUC (%) of the strongest fresh attacker, {result['users']} users",
+        f"  {'':<34}{'P5':<20}{'P5 + CFP':<20}floor",
+    ]
+    for where, row in result["surfaces"].items():
+        floor = f"50 +- {100 * row['floor']:.1f}"
+        lines.append(f"  {where:<34}{percent(row['before']):<20}{percent(row['after']):<20}{floor}")
+        if "leace" in row:
+            lines.append(
+                f"  {'':<34}{'':<20}{percent(row['leace']):<20}LEACE, which knows every label"
+            )
+    lines.append(f"  {'raw history (ceiling)':<34}{percent(result['ceiling'])}")
+    return "\n".join(lines + [""] + [in_words(*row) for row in result["surfaces"].items()])
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(
+        description="Audit a finished run: what do fresh attackers read, on which surface?",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
+    parser.add_argument("--audit", action="store_true", required=True, help="attack every surface")
+    parser.add_argument("--attr", help="what to read; else what the run hides")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and attackers (0)")
+    args = parser.parse_args(argv)
+    opened = open_run(args.run, torch.device("cpu"))
+    attr = args.attr or opened.config["attr"]
+    opened.corpus.dataset.labels(attr)  # says so where there is no such attribute
+    result = audit(opened, attr, args.seed)
+    name = "audit.json" if attr == opened.config["attr"] else f"audit-{attr}.json"
+    write_atomically(args.run / name, (json.dumps(result, indent=2) + "\n").encode())
+    print(audit_table(result))
+    return result
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -6,17 +6,21 @@ import torch
 from conftest import random_t5
 
 import ranks
-from data import TASKS, candidates_of
+from data import TASKS, candidates_of, collate, held_out_example
 from evaluate import (
     ATTACKERS,
     FOLDS,
     attack,
     auc,
+    in_words,
+    leace,
     macro_auc,
     make_folds,
     ranks_within,
+    surfaces,
     user_states,
 )
+from model import target_loss
 from ranks import held_out_ranks, hit_at, popularity_ranks, rank_of_first
 
 
@@ -201,3 +205,72 @@ def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
 
     monkeypatch.setattr(ranks, "score_candidates", oracle)
     assert (held_out_ranks(model, corpus, "direct", "test", np.arange(5)) == 1).all()
+
+
+# -------------------------------------------------------------------------------------------------
+# The audit
+# -------------------------------------------------------------------------------------------------
+
+
+def test_surfaces_are_what_they_are_called(corpus, task):
+    """Each surface of one user, computed once more in the plainest way."""
+    model, users = random_t5(corpus.tokenizer.vocab_size).eval(), np.arange(7)
+    found = surfaces(model, corpus, task, users, None)
+    assert np.allclose(
+        found["user tokens"], user_states(model, corpus, task, "test", users), atol=1e-5
+    )
+    user = 4
+    batch = collate(corpus, [held_out_example(corpus, task, user, "test")])
+    with torch.no_grad():
+        encoded = model.encode(batch.input_ids, batch.mask)
+        state = model.decode(torch.zeros(1, 1, dtype=torch.long), encoded)[0, 0]
+    assert np.allclose(found["all tokens"][user], encoded.states[0].mean(0), atol=1e-5)
+    assert np.allclose(found["first decoder state"][user], state, atol=1e-5)
+    held_out = collate(corpus, [held_out_example(corpus, task, user, "test")]).target_ids
+    alone = -target_loss(model, encoded, held_out)
+    item = corpus.split.test[user]
+    assert found["scores"][user, item] == pytest.approx(alone.item(), abs=1e-3)
+    top = np.flatnonzero(found["top 10"][user])
+    met = corpus.dataset.histories[user][:-1]
+    assert len(top) == 10 and not set(top) & set(met)
+    others = np.setdiff1d(np.arange(len(corpus.numbers)), np.append(top, met))
+    assert found["scores"][user, top].min() >= found["scores"][user, others].max()
+
+
+def test_leace_brings_the_linear_attacker_to_chance_and_not_the_other():
+    """A planted direction is erased, an exclusive-or of two others is not linear and stays."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(1500, 8)).astype(np.float32), rng.integers(2, size=1500)
+    x[:, 0] += labels
+    signs = rng.choice([-1, 1], size=1500)
+    x[:, 1] = 2 * signs + 0.3 * rng.normal(size=1500)
+    x[:, 2] = 2 * signs * (2 * labels - 1) + 0.3 * rng.normal(size=1500)
+    erased = leace(x, labels)
+    means = [erased[labels == c].mean(0) for c in (0, 1)]
+    assert np.allclose(*means, atol=1e-4)  # equal class means: no linear reader beats a constant
+    read = {name: attack(x, labels, [name], 0)["auc"][0] for name in ATTACKERS}
+    left = {name: attack(erased, labels, [name], 0)["auc"][0] for name in ATTACKERS}
+    assert min(read.values()) > 0.7
+    assert abs(left["logistic regression"] - 0.5) < 0.06 and left["seven-layer MLP"] > 0.9
+    noise = erased[:, 3:] - x[:, 3:]  # what has nothing to do with the labels is hardly touched
+    assert np.abs(noise).mean() < 0.1
+
+
+def test_leace_with_many_classes_and_a_constant_column():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(7, size=800)
+    x = np.concatenate([rng.normal(size=(800, 5)) + labels[:, None], np.ones((800, 1))], axis=1)
+    erased = leace(x.astype(np.float32), labels)
+    means = np.array([erased[labels == c].mean(0) for c in range(7)])
+    assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "auc_and_interval, is_chance",
+    [([0.51, 0.48, 0.54], True), ([0.56, 0.49, 0.63], False), ([0.47, 0.45, 0.49], False)],
+)
+def test_chance_is_said_only_where_floor_and_interval_allow_it(auc_and_interval, is_chance):
+    row = {"after": {"auc": auc_and_interval, "strongest": "logistic regression"}, "floor": 0.04}
+    text = in_words("direct, scores", row)
+    assert ("not distinguishable from chance" in text) == is_chance
+    assert f"reaches {100 * auc_and_interval[0]:.1f}" in text and "direct, scores" in text

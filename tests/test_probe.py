@@ -146,6 +146,12 @@ def test_the_command_on_a_run(tmp_path):
             low, high = row["auc"][1:]
             assert 0 <= low <= high <= 1 and 0 <= row["one-vs-one"] <= 1
             assert f"{100 * row['auc'][0]:.1f} [" in done.stdout
+    done = run(tmp_path, "evaluate.py", "--run r --audit")
+    assert done.returncode == 0, done.stderr
+    audit = json.loads((tmp_path / "r/audit.json").read_text())
+    assert len(audit["surfaces"]) == 10 and "the strongest fresh attacker" in done.stdout
+    for where, row in audit["surfaces"].items():
+        assert where in done.stdout and f"{100 * row['after']['auc'][0]:.1f} [" in done.stdout
     mistakes = {
         "--attr size --run r": "--attr size: toy has no such attribute",
         "--attr age --run r --hide age": "--hide age: r has a prefix for gender alone",
