@@ -267,7 +267,8 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
 
     They are normalised first: with the answer constrained to the classes, these are all there is.
     """
-    scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    scores = scores.astype(np.float64)
+    scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
     rng = np.random.default_rng([seed, 11])
     return {
         "auc": evaluate.with_interval(scores, labels, rng),
