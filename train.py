@@ -46,7 +46,7 @@ P5_FOR = {
 }
 CFP_FOR = {
     "toy": {},
-    "ml-100k": dict(epochs=60),
+    "ml-100k": dict(epochs=60, dis_depths=(1, 3), dis_lr=1e-2),
     "ml-1m": dict(
         prefix_len=30,
         lam=30.0,
@@ -56,7 +56,7 @@ CFP_FOR = {
         batch_size=256,
         epochs=60,
     ),
-    "insurance": dict(batch_size=256, epochs=5),
+    "insurance": dict(batch_size=256, epochs=5, dis_depths=(1, 3), dis_lr=1e-2),
 }
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
 # fills empty embeddings. # Paper silent: these rates; P5 trained its T5 with 1e-3.

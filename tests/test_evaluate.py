@@ -245,7 +245,7 @@ def test_leace_brings_the_linear_attacker_to_chance_and_not_the_other():
     signs = rng.choice([-1, 1], size=1500)
     x[:, 1] = 2 * signs + 0.3 * rng.normal(size=1500)
     x[:, 2] = 2 * signs * (2 * labels - 1) + 0.3 * rng.normal(size=1500)
-    erased = leace(x, labels)
+    erased = leace(x, labels)(x)
     means = [erased[labels == c].mean(0) for c in (0, 1)]
     assert np.allclose(*means, atol=1e-4)  # equal class means: no linear reader beats a constant
     read = {name: attack(x, labels, [name], 0)["auc"][0] for name in ATTACKERS}
@@ -260,7 +260,7 @@ def test_leace_with_many_classes_and_a_constant_column():
     rng = np.random.default_rng(1)
     labels = rng.integers(7, size=800)
     x = np.concatenate([rng.normal(size=(800, 5)) + labels[:, None], np.ones((800, 1))], axis=1)
-    erased = leace(x.astype(np.float32), labels)
+    erased = leace(x, labels)(x)
     means = np.array([erased[labels == c].mean(0) for c in range(7)])
     assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
 
