@@ -9,7 +9,6 @@ part in the prompt's training.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Callable
 
@@ -22,7 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from answers import generate, score_candidates
 from cfp import MLP, Discriminator, mean_user_state
 from data import Corpus, candidates_of, collate, held_out_example
-from files import InputError, write_atomically
+from files import run_command, write_atomically
 from model import Backbone, Prefix
 from p5 import Opened, open_run
 from ranks import BOOTSTRAP, held_out_batches, held_out_ranks, hits, popularity_ranks
@@ -570,8 +569,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -9,9 +9,10 @@ import json
 import math
 import os
 import struct
+import sys
 import tempfile
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,6 +21,15 @@ from torch import Tensor
 
 class InputError(ValueError):
     """Something a user can mend: the message says what is wrong, where, and what to do, in one line."""
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """What a script does: `main`, or where the user has something to mend one line and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

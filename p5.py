@@ -150,6 +150,7 @@ def backbone_folder(name: str) -> Path | None:
 
 
 SCRATCH = "tiny", "tiny-llama"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of a frozen backbone
 
 
 def fresh_backbone(
@@ -278,8 +279,7 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     p5_folder = Path(results["p5 folder"])
     if not p5_folder.is_dir():
         raise InputError(f"--run {folder}: its backbone {p5_folder} is missing; run train.py again")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config["dtype"]]
-    model = load_backbone(p5_folder, dtype, device).requires_grad_(False).eval()
+    model = load_backbone(p5_folder, DTYPES[config["dtype"]], device).requires_grad_(False).eval()
     tokenizer = load_tokenizer(p5_folder, model.cfg.vocab_size)
     corpus = make_corpus(dataset, tokenizer, P5Config(**config["p5"]), config["seed"])
     settings = config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])}

@@ -8,7 +8,6 @@ reads an attribute off a run's frozen backbone, bare or, with --hide, through th
 import argparse
 import copy
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +18,23 @@ import evaluate
 from answers import score_candidates
 from cfp import StackPrefix, set_rates, step
 from data import TASKS, Corpus, Example, collate, encode_prompt
-from files import InputError, write_atomically
+from files import InputError, run_command, write_atomically
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
 from p5 import Opened, open_run
 
-WORDS = {
-    "F": "Female",
-    "M": "Male",
-}  # the answers of appendix A.1; other classes are called as they are
+
+def class_names(corpus: Corpus, attr: str) -> list[str]:
+    """What a person would call each class: the paper's Female and Male, the others as the data do."""
+    names = corpus.dataset.classes[attr]
+    return [{"F": "Female", "M": "Male"}.get(n, n) for n in names] if attr == "gender" else names
 
 
 def class_answers(corpus: Corpus, attr: str) -> list[tuple[int, ...]]:
     """The token ids, with the end token, by which the model would name each class."""
-    names = corpus.dataset.classes[attr]
-    names = [WORDS.get(name, name) if attr == "gender" else name for name in names]
     token = corpus.tokenizer.word
     return [
         (*(i for word in name.split(" ") for i in token(word)), corpus.tokenizer.eos_id)
-        for name in names
+        for name in class_names(corpus, attr)
     ]
 
 
@@ -78,10 +76,9 @@ def manual_prompt(
     encode = lambda text: len(encode_prompt(text, user + 1, corpus.tokenizer)[0])
     asked = question(corpus, user, attr, with_history, asked=len(known) == 0)
     length, context = encode(asked), []
-    names = corpus.dataset.classes[attr]
+    names = class_names(corpus, attr)
     for other in known:
-        name = names[corpus.dataset.attributes[attr][other]]
-        answer = WORDS.get(name, name) if attr == "gender" else name
+        answer = names[corpus.dataset.attributes[attr][other]]
         text = f"{question(corpus, other, attr, with_history, asked=False)} {answer}."
         length += encode(text)
         if length > corpus.max_tokens:
@@ -312,8 +309,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -30,9 +30,9 @@ from cfp import (
 )
 from data import N_NEGATIVES, TASKS, Corpus, collate, training_example
 from datasets import Dataset, fingerprint, load_dataset
-from files import InputError, save_tensors
+from files import InputError, run_command, save_tensors
 from model import Backbone
-from p5 import P5Config, backbone_folder, p5_backbone
+from p5 import DTYPES, P5Config, backbone_folder, p5_backbone
 from ranks import some_users, validation_hit
 from runs import Run, minutes
 from weights import PUBLISHED, read_config
@@ -66,8 +66,6 @@ P5_ON = {
     "t5": dict(lr=1e-3, embedding_lr=1e-3),
     "llama": dict(lr=2e-5, embedding_lr=2e-5),
 }
-CFP_ON = {"tiny": {}, "tiny-llama": {}, "t5": {}, "llama": {}}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def batches_per_epoch(corpus: Corpus, cfg: CFPConfig) -> int:
@@ -351,8 +349,7 @@ def main(argv: list[str] | None = None) -> dict:
     on = args.backbone if folder is None else read_config(folder)["model_type"]
     preset = args.data if args.data in P5_FOR else "ml-100k"
     p5 = config_of(P5Config, P5_FOR[preset] | P5_ON[on], args)
-    fair_game = CFP_FOR[preset] | CFP_ON[on]
-    cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else fair_game, args)
+    cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else CFP_FOR[preset], args)
     if p5.steps == 0 and folder is None:
         raise InputError(f"--p5-steps 0: --backbone {args.backbone} knows nothing before training")
     if p5.prompt_candidates > N_NEGATIVES:
@@ -454,8 +451,4 @@ def describe(dataset: Dataset, attr: str, p5: P5Config, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -50,8 +50,11 @@ T5_NAMES = {
     "decoder.block.{i}.layer.2.DenseReluDense.wo.weight": "decoder.layers.{i}.ff.down.weight",
 }
 # copies of shared.weight that some published files carry as well, the last where the head is tied
-T5_COPIES = {name: "shared.weight" for name in ("encoder.embed_tokens.weight", "lm_head.weight")}
-T5_COPIES["decoder.embed_tokens.weight"] = "shared.weight"
+T5_COPIES = {
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+    "lm_head.weight": "shared.weight",
+}
 # in the files of the first T5s, and read by no T5: attention to the encoder has no position bias
 T5_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
