@@ -34,6 +34,9 @@ def generate(
     return torch.cat(answer, dim=1)
 
 
+AT_ONCE = 128  # candidates of a user whose beginnings stand side by side in the decoder
+
+
 class CandidateTree(NamedTuple):
     """The distinct beginnings of some token sequences, laid out as one row of tokens ("nodes").
 
@@ -84,8 +87,13 @@ def score_candidates(
 
     `candidates` gives each row's targets as token ids with the end token (a list of one serves every
     row). The decoder runs once: all distinct beginnings of a row's candidates stand side by side, and
-    each sees only the tokens that come before it in its own candidates.
+    each sees only the tokens that come before it in its own candidates. Long rows are taken in
+    pieces: the attention among the beginnings grows with the square of their number.
     """
+    if max(map(len, candidates)) > AT_ONCE:
+        pieces = range(0, max(map(len, candidates)), AT_ONCE)
+        pieces = [[row[i : i + AT_ONCE] for row in candidates] for i in pieces]
+        return torch.cat([score_candidates(model, encoded, piece) for piece in pieces], dim=1)
     device, n_rows = encoded.mask.device, len(encoded.mask)
     trees = [candidate_tree(row, model.cfg.decoder_start_token_id) for row in candidates]
     tokens = pad_stack([tree.token for tree in trees], 0)  # (b, t); who fills up is seen by nobody

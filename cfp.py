@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch
-from model import Backbone, LlamaConfig, Prefix, T5Config, target_loss
+from model import Backbone, Encoded, LlamaConfig, Prefix, T5Config, target_loss
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class CFPConfig:
     dis_dropout: float = 0.2
     dis_noise: float = 0.35  # standard deviations of Gaussian noise on the discriminator's input
     dis_weight_decay: float = 0.3
+    # Beyond the paper: "scores" has the discriminator read the decoder's first state as well, from
+    # which the answer is written, so that not only the user tokens are cleaned.
+    hide_from: str = "user-tokens"
     cap: bool = True  # count L_dis only up to the labels' entropy
 
 
@@ -142,7 +145,7 @@ class Discriminator(nn.Module):
     # nothing, and noised while they are trained, so that a thousand users are not learnt by heart.
     """
 
-    def __init__(self, cfg: CFPConfig, d_model: int, n_classes: int, n_tasks: int):
+    def __init__(self, cfg: CFPConfig, d_model: int, n_classes: int, n_readings: int):
         super().__init__()
         self.noise = cfg.dis_noise
         self.members = nn.ModuleList(
@@ -150,16 +153,16 @@ class Discriminator(nn.Module):
                 MLP(d_model, n_classes, depth, cfg.dis_hidden, cfg.dis_dropout)
                 for depth in cfg.dis_depths
             )
-            for _ in range(n_tasks)
+            for _ in range(n_readings)
         )
 
-    def forward(self, user_bd: Tensor, task: int) -> list[Tensor]:
-        """Logits (b, c) of each of the task's members for user states (b, d)."""
+    def forward(self, user_bd: Tensor, reading: int) -> list[Tensor]:
+        """Logits (b, c) of each member of that number's set for user states (b, d)."""
         if len(user_bd) > 1:  # the batch's own statistics, kept nowhere; one user alone has none
             user_bd = (user_bd - user_bd.mean(0)) / (user_bd.std(0) + 1e-6)
         if self.training and self.noise:
             user_bd = user_bd + self.noise * torch.randn_like(user_bd)
-        return [member(user_bd) for member in self.members[task]]
+        return [member(user_bd) for member in self.members[reading]]
 
 
 def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
@@ -172,27 +175,35 @@ def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
 
 
 def forward(
-    model: Backbone, prefix: Prefix | None, batches: list[Batch]
+    model: Backbone, prefix: Prefix | None, batches: list[Batch], hide_from: str = "user-tokens"
 ) -> tuple[Tensor, list[Tensor]]:
     """rec_loss and u_emb of Algorithm 1, lines 4, 11 and 15, for one batch of prompts per task.
 
     rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of
-    each task.
+    each task and, with `hide_from` "scores", after them the decoder's first state of each task.
     """
-    rec_losses, u_emb = [], []
+    rec_losses, u_emb, first_states = [], [], []
     for batch in batches:
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
         rec_losses.append(target_loss(model, encoded, batch.target_ids))
         u_emb.append(mean_user_state(encoded.states, batch.user_mask))
-    return torch.stack(rec_losses).mean(), u_emb
+        if hide_from == "scores":
+            first_states.append(first_decoder_state(model, encoded))
+    return torch.stack(rec_losses).mean(), u_emb + first_states
+
+
+def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
+    """(b, d): what the first token of the answer is predicted from."""
+    start = torch.full_like(encoded.mask[:, :1], model.cfg.decoder_start_token_id, dtype=torch.long)
+    return model.decode(start, encoded)[:, 0].float()
 
 
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
-    """L_dis of Eq. 3 in nats, (tasks,): about log c where the discriminator guesses blindly.
+    """L_dis of Eq. 3 in nats, (readings,): about log c where the discriminator guesses blindly.
 
-    `u_emb` holds the user states (b, d) of each task, `labels` (b,) are class indices, negative for
-    users whose label is held out: they count in nothing here. Each entry is the mean over the others
-    of the batch and over the task's members.
+    `u_emb` is what `forward` gives, `labels` (b,) are class indices, negative for users whose label is
+    held out: they count in nothing here. Each entry is the mean over the others of the batch and
+    over the members.
     """
     known = labels >= 0
     assert known.any(), "a batch without a single label teaches the discriminator nothing"
@@ -200,10 +211,10 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
         torch.stack(
             [
                 F.cross_entropy(logits_bc[known], labels[known])
-                for logits_bc in discriminator(user_bd, task)
+                for logits_bc in discriminator(user_bd, reading)
             ]
         )
-        for task, user_bd in enumerate(u_emb)
+        for reading, user_bd in enumerate(u_emb)
     ]
     return torch.stack(losses).mean(1)
 
@@ -211,7 +222,7 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
 def adversarial_loss(
     rec_loss: Tensor, dis_loss: Tensor, lam: float, cap: float = math.inf
 ) -> Tensor:
-    """L of Eq. 4: rec_loss - lambda * dis_loss, a scalar; `dis_loss` is one value or one per task.
+    """L of Eq. 4: rec_loss - lambda * dis_loss, a scalar; `dis_loss` is one value or one per reading.
 
     # Differs from the paper: a discriminator that does worse than blind guessing, whose loss is the
     # labels' entropy `cap` (nats), counts as blind. Beyond that point the prefix would be rewarded

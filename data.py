@@ -64,6 +64,19 @@ def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndar
     return negatives
 
 
+def hold_out(dataset: Dataset, attr: str, share: float, seed: int) -> np.ndarray:
+    """The labels (users,) that an adversary may know; -1 where the label is held out.
+
+    `share` of each class's people are held out, and all copies of people.
+    """
+    rng, known = np.random.default_rng([seed, 12]), dataset.labels(attr).copy()
+    for label in np.unique(known):
+        users = rng.permutation(np.flatnonzero((dataset.labels(attr) == label) & dataset.is_person))
+        known[users[: round(share * len(users))]] = -1
+    known[~dataset.is_person] = -1
+    return known
+
+
 def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001) -> np.ndarray:
     """The number by which the text calls each item, (items,): 1001, 1002, .. in order of appearance.
 
@@ -308,6 +321,12 @@ def positions_of(corpus: Corpus, task: str) -> tuple[np.ndarray, np.ndarray]:
     users = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     return users, np.arange(len(users)) - starts + first
+
+
+def people_with(corpus: Corpus, part: str) -> np.ndarray:
+    """The people who have a held-out item, `part` "valid" or "test", in ascending order."""
+    held_out = getattr(corpus.split, part) >= 0
+    return np.flatnonzero(held_out & corpus.dataset.is_person)
 
 
 def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example:

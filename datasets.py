@@ -15,7 +15,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,27 @@ OCCUPATIONS = [  # MovieLens-1M's README, in the order of its codes 0 .. 20
 ]
 
 
+class Copies(NamedTuple):
+    """Registered users of the toy world who are copies of its first people (see `toy.with_copies`)."""
+
+    attr: str  # what a twin differs in
+    twins: np.ndarray  # (n,) the user who is the twin of person 0 .. n-1
+    placebos: np.ndarray  # (n,) the user who is the placebo
+    coding: (
+        np.ndarray
+    )  # (n, items) how much an item speaks for the twin's class against the person's
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """What the toy world is like."""
+
+    users: int = 1200  # people
+    effect: float = 1.0  # of the attributes on what is watched; 0 for none
+    twins: int = 0  # people who get a twin and a placebo, registered like everybody else
+    twins_in: str = "gender"  # the attribute in which a twin differs
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Users with attributes, items with titles, and who interacted with what in which order."""
@@ -65,6 +86,15 @@ class Dataset:
     histories: list[np.ndarray]  # item indices, oldest first
     nouns: tuple[str, str, str] = ("movies", "movie", "watched")  # for the prompts
     notes: list[str] = field(default_factory=list)  # what was left out and how often
+    copies: Copies | None = None
+
+    @property
+    def is_person(self) -> np.ndarray:
+        """(users,) False for the copies, whom the recommender knows and nobody is measured on."""
+        person = np.ones(len(self.users), dtype=bool)
+        if self.copies is not None:
+            person[self.copies.twins] = person[self.copies.placebos] = False
+        return person
 
     def labels(self, attr: str) -> np.ndarray:
         """Class of each user (users,). Raises InputError for an attribute that is not there."""
@@ -89,15 +119,15 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, folder: Path | None = None, seed: int = 0, toy_users: int = 1200
+    name: str, folder: Path | None = None, seed: int = 0, toy_cfg: ToyConfig = ToyConfig()
 ) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
-    `seed` and `toy_users` matter to the toy world only. Without a folder, MovieLens-1M is
+    `seed` and `toy_cfg` matter to the toy world only. Without a folder, MovieLens-1M is
     downloaded into data/ml-1m. Raises InputError naming file and line.
     """
     if name == "toy":
-        return load_toy(seed, toy_users)
+        return load_toy(seed, toy_cfg)
     if name == "ml-1m":
         return load_ml1m(folder if folder is not None else download_ml1m(Path("data/ml-1m")))
     if folder is None:
@@ -111,17 +141,34 @@ def load_dataset(
     return load_recbole(name, folder)
 
 
-def load_toy(seed: int, n_users: int = 1200) -> Dataset:
-    """The embedded world of `toy.py` with its users' factual histories."""
-    world = toy.make_world(seed, n_users)
+def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
+    """The embedded world of `toy.py` with its users' factual histories.
+
+    Raises InputError for more twins than people and for twins in an attribute that is not there.
+    """
+    world, copies = toy.make_world(seed, cfg.users, cfg.effect), None
+    if cfg.twins > cfg.users:
+        raise InputError(f"--toy-twins {cfg.twins}: there are {cfg.users} people to copy")
+    if cfg.twins:
+        if cfg.twins_in not in world.attributes:
+            known = ", ".join(world.attributes)
+            raise InputError(
+                f"--attr {cfg.twins_in}: toy has no such attribute; choose from {known}"
+            )
+        world = toy.with_copies(world, cfg.twins_in, cfg.twins, seed)
+        twins = cfg.users + np.arange(cfg.twins)
+        classes = world.attributes[cfg.twins_in]
+        coding = toy.coding(world, cfg.twins_in, classes[: cfg.twins], classes[twins])
+        copies = Copies(cfg.twins_in, twins, twins + cfg.twins, coding)
     return Dataset(
         name="toy",
-        users=[str(u + 1) for u in range(n_users)],
+        users=[str(u + 1) for u in range(len(world.lengths))],
         attributes=world.attributes,
         classes={"gender": ["F", "M"], "age": AGES, "occupation": OCCUPATIONS},
         titles=world.titles,
         genres=[toy.GENRES[g] for g in world.genre],
         histories=toy.watch(world),
+        copies=copies,
     )
 
 

@@ -19,6 +19,7 @@ from data import (
     Tokenizer,
     collate,
     draw_negatives,
+    hold_out,
     leave_one_out,
     load_tokenizer,
     positions_of,
@@ -26,7 +27,7 @@ from data import (
     train_tokenizer,
     training_example,
 )
-from datasets import Dataset, fingerprint, load_dataset
+from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from files import InputError, load_tensors, write_atomically
 from model import (
     T5,
@@ -250,6 +251,7 @@ class Opened(NamedTuple):
     corpus: Corpus
     model: Backbone  # frozen
     prefix: Prefix
+    held_out: np.ndarray  # (users,) True where the adversary did not know the label
 
 
 def open_run(folder: Path, device: torch.device) -> Opened:
@@ -270,7 +272,7 @@ def open_run(folder: Path, device: torch.device) -> Opened:
             f"--run {folder}: config.json or results.json is no JSON ({error})"
         ) from None
     data_dir = None if config["data dir"] is None else Path(config["data dir"])
-    dataset = load_dataset(config["data"], data_dir, config["seed"], config["toy users"])
+    dataset = load_dataset(config["data"], data_dir, config["seed"], ToyConfig(**config["toy"]))
     if fingerprint(dataset) != config["data fingerprint"]:
         raise InputError(
             f"--run {folder}: its data were {config['data fingerprint']}, {config['data']} is now "
@@ -285,4 +287,5 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     settings = config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])}
     cfp = CFP(CFPConfig(**settings), model.cfg)
     cfp.load_state_dict(load_tensors(folder / "cfp.safetensors"))
-    return Opened(config, corpus, model, cfp.to(device).frozen())
+    known = hold_out(dataset, config["attr"], config["label holdout"], config["seed"])
+    return Opened(config, corpus, model, cfp.to(device).frozen(), known < 0)

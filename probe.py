@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import evaluate
 from answers import score_candidates
+from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
 from cfp import StackPrefix, set_rates, step
-from data import TASKS, Corpus, Example, collate, encode_prompt
+from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
 from files import InputError, run_command, write_atomically
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
 from p5 import Opened, open_run
+from surfaces import user_states
 
 
 def class_names(corpus: Corpus, attr: str) -> list[str]:
@@ -109,7 +110,7 @@ def manual_scores(
     for batch in np.array_split(users, -(-len(users) // batch_size)):
         examples = []
         for user in batch:
-            others = np.flatnonzero(np.arange(len(corpus.dataset.users)) != user)
+            others = np.setdiff1d(np.flatnonzero(corpus.dataset.is_person), [user])
             known = rng.permutation(others)[: 64 if in_context else 0]
             text = manual_prompt(corpus, user, attr, with_history, known)
             examples.append(Example(user, *encode_prompt(text, user + 1, corpus.tokenizer), -1))
@@ -121,8 +122,8 @@ def manual_scores(
 
 def probe_manual(opened: Opened, attr: str, prefix: Prefix | None, seed: int) -> dict:
     """AUC of each way of asking (appendix A.1): direct and in context, without and with history."""
-    users = np.arange(len(opened.corpus.dataset.users))
-    labels, found = opened.corpus.dataset.labels(attr), {}
+    users = np.flatnonzero(opened.corpus.dataset.is_person)
+    labels, found = opened.corpus.dataset.labels(attr)[users], {}
     for in_context in False, True:
         for with_history in False, True:
             name = f"{'in-context' if in_context else 'direct'}, "
@@ -206,9 +207,9 @@ def probe_soft(
     labels = corpus.dataset.labels(attr)
     rng = np.random.default_rng([seed, 10])
     torch.manual_seed(seed)
-    tenth = evaluate.make_folds(labels, rng, 10)
-    test, valid = np.flatnonzero(tenth == 0), np.flatnonzero(tenth == 1)
-    train = np.flatnonzero(tenth > 1)
+    people = np.flatnonzero(corpus.dataset.is_person)
+    tenth = make_folds(labels[people], rng, 10)
+    test, valid, train = people[tenth == 0], people[tenth == 1], people[tenth > 1]
     device = next(model.parameters()).device
     answers = class_answers(corpus, attr)
     padded = [[*ids, *[NO_TOKEN] * (max(map(len, answers)) - len(ids))] for ids in answers]
@@ -223,7 +224,7 @@ def probe_soft(
             step(optimizer, soft_loss(model, soft(prefix), ids, mask, answer_ids[labels[users]]))
         with torch.no_grad():
             scores = soft_scores(model, corpus, soft(prefix), answers, valid)
-        valid_auc = evaluate.macro_auc(scores, labels[valid])[0]
+        valid_auc = macro_auc(scores, labels[valid])[0]
         if valid_auc > best_auc:
             best_auc, best = valid_auc, copy.deepcopy(soft)
     with torch.no_grad():
@@ -243,11 +244,11 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
     # everybody is tested and nobody is tested on a sentence about a person seen in training.
     """
     corpus, found = opened.corpus, {}
-    users = np.flatnonzero(corpus.split.test >= 0)
+    users = people_with(corpus, "test")
     labels = corpus.dataset.labels(attr)[users]
     for task in TASKS:
-        states = evaluate.user_states(opened.model, corpus, task, "test", users, prefix)
-        attacked = evaluate.attack(states, labels, ["seven-layer MLP"], seed)
+        states = user_states(opened.model, corpus, task, "test", users, prefix)
+        attacked = attack(states, labels, ["seven-layer MLP"], seed)
         found[f"classifier, {task} prompts"] = {
             "auc": attacked["auc"],
             "one-vs-one": attacked["one-vs-one"]["seven-layer MLP"],
@@ -268,8 +269,8 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
     scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
     rng = np.random.default_rng([seed, 11])
     return {
-        "auc": evaluate.with_interval(scores, labels, rng),
-        "one-vs-one": evaluate.macro_ovo(scores, labels),
+        "auc": with_interval(scores, labels, rng),
+        "one-vs-one": macro_ovo(scores, labels),
         "users": len(labels),
     }
 

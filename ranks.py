@@ -4,10 +4,9 @@ import numpy as np
 import torch
 
 from answers import score_candidates
-from data import Corpus, candidates_of, collate, held_out_example
+from attack import BOOTSTRAP
+from data import Corpus, candidates_of, collate, held_out_example, people_with
 from model import Backbone, Prefix
-
-BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
 
 
 def held_out_batches(
@@ -81,7 +80,7 @@ def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
 
 def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """At most `n` users who have a held-out item in `part`, in ascending order."""
-    users = np.flatnonzero(getattr(corpus.split, part) >= 0)
+    users = people_with(corpus, part)
     return users if len(users) <= n else np.sort(rng.choice(users, n, replace=False))
 
 

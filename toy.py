@@ -127,3 +127,36 @@ def watch(world: World) -> list[np.ndarray]:
 def intervene(world: World, attr: str, classes: np.ndarray) -> World:
     """do(attr = classes): the same users, tastes, lengths and noise with another attribute (users,)."""
     return replace(world, attributes=world.attributes | {attr: classes})
+
+
+def with_copies(world: World, attr: str, n: int, seed: int) -> World:
+    """The world with 2n more users: a twin of each of the first n, then a placebo of each of them.
+
+    A twin has another class of `attr`, half of the classes further on, and everything else unchanged:
+    definition 2.1. A placebo has the same attributes and other choice noise: as much as two
+    histories of one person differ anyway.
+    """
+    copied = np.r_[np.arange(len(world.lengths)), np.arange(n), np.arange(n)]
+    attributes = {name: classes[copied] for name, classes in world.attributes.items()}
+    noise_seeds, twins = world.noise_seeds[copied], slice(-2 * n, -n)
+    n_classes = len(world.weights[attr])
+    attributes[attr][twins] = (attributes[attr][twins] + n_classes // 2) % n_classes
+    noise_seeds[-n:] = np.random.default_rng([seed, 16]).integers(2**31, size=n)
+    return replace(
+        world,
+        attributes=attributes,
+        taste=world.taste[copied],
+        lengths=world.lengths[copied],
+        noise_seeds=noise_seeds,
+    )
+
+
+def coding(world: World, attr: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How much each movie speaks for one class of `attr` against another, (users, movies), in [-1, 1].
+
+    For classes `before` and `after` (users,): the difference of their entries of B at the movie's
+    genre, by its largest absolute value. For gender: 1 in a genre of the one, -1 in one of the other.
+    """
+    change = world.weights[attr][after] - world.weights[attr][before]  # (users, genres)
+    change = change / np.abs(change).max(1, keepdims=True)
+    return change[:, world.genre]

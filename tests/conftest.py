@@ -17,7 +17,7 @@ from p5 import P5Config, make_corpus
 
 @pytest.fixture(scope="session")
 def dataset():
-    return datasets.load_toy(seed=3, n_users=60)
+    return datasets.load_toy(3, datasets.ToyConfig(users=60))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from cfp import (
     mean_user_state,
     step,
 )
-from data import TASKS, collate, training_example
+from data import TASKS, collate, hold_out, training_example
 from model import NO_TOKEN
 
 SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
@@ -61,7 +61,7 @@ def test_eq3_mean_of_the_users_tokens_by_hand():
 def test_eq3_cross_entropy_by_hand():
     """One linear member with known weights on two standardised users: +-1 / sqrt(2)."""
     cfg = replace(SMALL, dis_depths=(1,), dis_noise=0.0)
-    discriminator = Discriminator(cfg, d_model=1, n_classes=2, n_tasks=1)
+    discriminator = Discriminator(cfg, d_model=1, n_classes=2, n_readings=1)
     with torch.no_grad():
         discriminator.members[0][0].out.weight.copy_(torch.tensor([[0.0], [2.0]]))
         discriminator.members[0][0].out.bias.zero_()
@@ -306,13 +306,13 @@ def test_cross_entropy_is_not_fed_probabilities():
 def test_held_out_labels_never_reach_the_adversary(corpus, model):
     """Whatever the held-out users' labels are, prefix and discriminator come out the same."""
     labels = corpus.dataset.attributes["gender"]
-    known = train.hold_out(labels, 0.4, seed=3)
+    known = hold_out(corpus.dataset, "gender", 0.4, seed=3)
     assert [(known[labels == c] < 0).sum() for c in (0, 1)] == [
         round(0.4 * (labels == c).sum()) for c in (0, 1)
     ]
     assert (known[known >= 0] == labels[known >= 0]).all()
-    assert (train.hold_out(labels, 0.4, seed=3) == known).all()
-    assert (train.hold_out(labels, 0.0, seed=3) == labels).all()
+    assert (hold_out(corpus.dataset, "gender", 0.4, seed=3) == known).all()
+    assert (hold_out(corpus.dataset, "gender", 0.0, seed=3) == labels).all()
     seen = []
     original = train.discriminator_loss
 

@@ -290,9 +290,11 @@ def test_offline_download_says_where_to_put_the_files(tmp_path):
 
 
 def test_toy_world_has_the_schema_and_is_deterministic():
-    one, two = (datasets.load_toy(5, 90) for _ in range(2))
+    one, two = (datasets.load_toy(5, datasets.ToyConfig(90)) for _ in range(2))
     assert datasets.fingerprint(one) == datasets.fingerprint(two)
-    assert datasets.fingerprint(datasets.load_toy(6, 90)) != datasets.fingerprint(one)
+    assert datasets.fingerprint(
+        datasets.load_toy(6, datasets.ToyConfig(90))
+    ) != datasets.fingerprint(one)
     assert [len(one.classes[a]) for a in ("gender", "age", "occupation")] == [2, 7, 21]
     assert all(len(set(h)) == len(h) and 28 <= len(h) <= 44 for h in one.histories)
     assert len(set(one.titles)) == 160

@@ -1,0 +1,242 @@
+"""The audit: surfaces, usefulness, counterfactuals, and what is said about them."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_t5, tokenizer_for
+
+import datasets
+from audit import (
+    catalogue_ranks,
+    counterfactuals,
+    distances,
+    history_effect,
+    in_words,
+    leanings,
+    lists_of_pair,
+    overlaps,
+    usefulness,
+)
+from data import collate, held_out_example, hold_out, people_with
+from model import target_loss
+from p5 import P5Config, make_corpus
+from surfaces import surfaces, user_states
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_surfaces_are_what_they_are_called(corpus, task):
+    """Each surface of one user, computed once more in the plainest way."""
+    model, users = random_t5(corpus.tokenizer.vocab_size).eval(), np.arange(7)
+    found = surfaces(model, corpus, task, "test", users)
+    assert np.allclose(
+        found["user tokens"], user_states(model, corpus, task, "test", users), atol=1e-5
+    )
+    user = 4
+    batch = collate(corpus, [held_out_example(corpus, task, user, "test")])
+    with torch.no_grad():
+        encoded = model.encode(batch.input_ids, batch.mask)
+        state = model.decode(torch.zeros(1, 1, dtype=torch.long), encoded)[0, 0]
+    assert np.allclose(found["all tokens"][user], encoded.states[0].mean(0), atol=1e-5)
+    assert np.allclose(found["first decoder state"][user], state, atol=1e-5)
+    held_out = collate(corpus, [held_out_example(corpus, task, user, "test")]).target_ids
+    alone = -target_loss(model, encoded, held_out)
+    item = corpus.split.test[user]
+    assert found["scores"][user, item] == pytest.approx(alone.item(), abs=1e-3)
+    top = np.flatnonzero(found["top 10"][user])
+    met = corpus.dataset.histories[user][:-1]
+    assert len(top) == 10 and not set(top) & set(met)
+    others = np.setdiff1d(np.arange(len(corpus.numbers)), np.append(top, met))
+    assert found["scores"][user, top].min() >= found["scores"][user, others].max()
+
+
+@pytest.mark.parametrize(
+    "auc_and_interval, is_chance",
+    [([0.51, 0.48, 0.54], True), ([0.56, 0.49, 0.63], False), ([0.47, 0.45, 0.49], False)],
+)
+def test_chance_is_said_only_where_floor_and_interval_allow_it(auc_and_interval, is_chance):
+    attacked = {
+        "auc": auc_and_interval,
+        "strongest": "logistic regression",
+        "by attacker": {"logistic regression": auc_and_interval, "another": [0.43, 0.4, 0.46]},
+    }
+    row = {"after": attacked, "floor": 0.04}
+    text = in_words("direct, scores", row)
+    assert ("not distinguishable from chance" in text) == is_chance
+    assert f"reaches {100 * auc_and_interval[0]:.1f}" in text and "direct, scores" in text
+    assert f"at most {100 * auc_and_interval[2]:.1f}" in text and "on tested users 43.0" in text
+
+
+# -------------------------------------------------------------------------------------------------
+# Usefulness
+# -------------------------------------------------------------------------------------------------
+
+
+def test_usefulness_by_hand():
+    found = usefulness(np.array([1, 3, 11, 2]), np.array([0, 0, 1, 1]), ["F", "M"], seed=0)
+    assert (found["hit@1"], found["hit@3"], found["hit@10"]) == (0.25, 0.75, 0.75)
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / 2 + 0 + 1 / np.log2(3)) / 4)
+    assert found["hit@10 by class"] == {"F": 1.0, "M": 0.5} and found["gap"] == 0.5
+
+
+def test_rank_in_the_catalogue_leaves_out_what_was_met(corpus, rng):
+    users = np.arange(5)
+    scores = rng.normal(size=(5, 160)).astype(np.float32)
+    for user, rank in zip(users, catalogue_ranks(corpus, users, scores)):
+        others = np.setdiff1d(np.arange(160), corpus.dataset.histories[user])
+        assert rank == 1 + (scores[user, others] >= scores[user, corpus.split.test[user]]).sum()
+    assert (catalogue_ranks(corpus, users, np.zeros((5, 160))) > 100).all()  # ties count against it
+
+
+# -------------------------------------------------------------------------------------------------
+# Counterfactuals
+# -------------------------------------------------------------------------------------------------
+
+
+def test_distance_and_overlap_by_hand():
+    half = np.log(np.array([[0.5, 0.5, 1e-30, 1e-30]]))
+    other = np.log(np.array([[1e-30, 1e-30, 0.5, 0.5]]))
+    assert distances(half, half) == pytest.approx(0, abs=1e-6)
+    assert distances(half, other) == pytest.approx(1)  # nothing in common, in bits
+    assert distances(half + 7, other - 3) == pytest.approx(1)  # scores need no normalisation
+    one, two = np.array([[1, 1, 1, 0]]), np.array([[0, 1, 1, 1]])
+    assert overlaps(one, two) == pytest.approx(2 / 4)
+    assert leanings(one, np.array([[1.0, 1.0, -1.0, -1.0]])) == pytest.approx(1 / 3)
+
+
+def with_twins(effect: float, twins: int = 20, attr: str = "gender"):
+    cfg = datasets.ToyConfig(users=60, effect=effect, twins=twins, twins_in=attr)
+    dataset = datasets.load_toy(3, cfg)
+    return make_corpus(dataset, tokenizer_for(dataset), P5Config(), seed=3)
+
+
+@pytest.mark.parametrize("attr", ["gender", "age", "occupation"])
+def test_twins_and_placebos_are_what_they_are_called(attr):
+    corpus = with_twins(1.0, attr=attr)
+    dataset, plain = corpus.dataset, datasets.load_toy(3, datasets.ToyConfig(users=60))
+    copies = dataset.copies
+    assert len(dataset.users) == 100 and dataset.is_person.sum() == 60
+    assert all(
+        (a == b).all() for a, b in zip(plain.histories, dataset.histories)
+    )  # nobody else moves
+    for row in range(20):
+        for name, classes in dataset.attributes.items():
+            person, twin, placebo = classes[[row, copies.twins[row], copies.placebos[row]]]
+            assert person == placebo and (person != twin) == (name == attr)
+    lengths = np.array([len(history) for history in dataset.histories])
+    assert (lengths[copies.twins] == lengths[:20]).all()
+    assert (lengths[copies.placebos] == lengths[:20]).all()
+    changed = [
+        np.mean([list(dataset.histories[i]) != list(dataset.histories[j[i]]) for i in range(20)])
+        for j in (copies.twins, copies.placebos)
+    ]
+    assert min(changed) > 0.9
+    assert np.abs(copies.coding).max() == 1 and history_effect(corpus, 0)[1] > 0
+
+
+def test_without_an_effect_a_twin_lives_the_same_life():
+    corpus = with_twins(0.0)
+    for row, twin in enumerate(corpus.dataset.copies.twins):
+        assert (corpus.dataset.histories[row] == corpus.dataset.histories[twin]).all()
+    assert history_effect(corpus, 0) == [0, 0, 0]
+
+
+def test_the_world_s_effect_grows():
+    values = [history_effect(with_twins(effect), 0)[0] for effect in (0.0, 0.5, 1.0, 2.0)]
+    assert values[0] == 0 and np.all(np.diff(values) > 0.05)
+
+
+def test_copies_are_not_measured_and_their_labels_are_nobody_s():
+    corpus = with_twins(1.0)
+    assert people_with(corpus, "test").tolist() == list(range(60))
+    assert (hold_out(corpus.dataset, "gender", 0.0, 0)[60:] == -1).all()
+    assert (hold_out(corpus.dataset, "gender", 0.0, 0)[:60] >= 0).all()
+
+
+def test_lists_of_a_pair_are_of_what_neither_has_met():
+    """A recommender that gives everybody the same has no effect, however different the two have lived."""
+    rng = np.random.default_rng(0)
+    scores = np.repeat(rng.normal(size=(1, 8, 50)), 2, axis=0)
+    met = rng.random((2, 8, 50)) < 0.4
+    one, two = lists_of_pair(scores, met)
+    assert (one == two).all() and (one.sum(1) == 10).all()
+    assert not (one * met.any(0)).any()
+    order = np.argsort(-scores[0, 3])
+    assert set(np.flatnonzero(one[3])) == {i for i in order if not met[:, 3, i].any()} & set(
+        [i for i in order if not met[:, 3, i].any()][:10]
+    )
+
+
+def test_a_recommender_that_follows_the_attribute_is_found_out(monkeypatch):
+    """Planted scores: noise alone has no effect, and the twin's class in the scores has a large one."""
+    import audit
+
+    corpus = with_twins(1.0)
+    copies, gender = corpus.dataset.copies, corpus.dataset.attributes["gender"]
+    rng = np.random.default_rng(0)
+    for strength in 0.0, 2.0:
+
+        def planted(model, corpus, task, part, users, prefix, names):
+            leaning = np.where(gender[users] == gender[0], -1, 1)[:, None] * copies.coding[0]
+            return {"scores": rng.normal(size=(len(users), 160)) + strength * leaning}
+
+        monkeypatch.setattr(audit, "surfaces", planted)
+        found = counterfactuals(None, corpus, "direct", None, 0)
+        low, high = found["twin"]["effect"][1:]
+        assert (low <= 0 <= high) if strength == 0 else low > 0.5
+        low, high = found["placebo"]["effect"][1:]
+        assert low <= 0 <= high
+        assert found["random pair"]["distance"][0] > 0
+
+
+# -------------------------------------------------------------------------------------------------
+# The command
+# -------------------------------------------------------------------------------------------------
+
+
+def run(folder, script: str, arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / script, *arguments.split()]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_audit_of_a_run(tmp_path):
+    arguments = (
+        "--attr gender --toy-users 60 --toy-twins 12 --label-holdout --p5-steps 6 --epochs 1"
+    )
+    done = run(tmp_path, "train.py", f"{arguments} --batch-size 20 --hide-from scores --out r")
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, "evaluate.py", "--run r --audit --shuffles 2 --plot")
+    if importlib.util.find_spec("matplotlib"):
+        assert done.returncode == 0 and (tmp_path / "r/audit.png").stat().st_size > 10_000
+    else:
+        assert done.returncode == 2 and "--plot needs matplotlib" in done.stderr
+        done = run(tmp_path, "evaluate.py", "--run r --audit --shuffles 2")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "r/audit.json").read_text())
+    assert len(found["surfaces"]) == 10 and (found["users"], found["known users"]) == (24, 36)
+    for where, row in found["surfaces"].items():
+        assert where in done.stdout and f"{100 * row['after']['auc'][0]:.1f} [" in done.stdout
+        assert 0 < row["floor"] < 0.5 and f"50 +- {100 * row['floor']:.1f}" in done.stdout
+        assert "after, known users" in row
+    assert "the strongest fresh attacker" in done.stdout and found["counterfactual"]["pairs"] == 12
+    for task in "sequential", "direct":
+        row = found["counterfactual"][task]["after"]["twin"]
+        assert all(low <= value <= high for value, low, high in row.values())
+        useful = found["utility"][task]
+        assert useful["better off"] + useful["worse off"] <= 1
+        results = json.loads((tmp_path / "r/results.json").read_text())
+        for when in "before", "after":
+            assert useful[when]["among candidates"]["hit@10"] == results[when][task]["hit@10"]
+    assert "effect on the list" in done.stdout and "never seen by the adversary" in done.stdout
+    done = run(tmp_path, "evaluate.py", "--run r --audit --attr age --shuffles 1")
+    found = json.loads((tmp_path / "r/audit-age.json").read_text())
+    assert found["users"] == 60 and found["counterfactual"] is None, done.stderr
+    assert "of another attribute than the run hides" in done.stdout
+    done = run(tmp_path, "evaluate.py", "--run r --audit --attr size")
+    assert done.returncode == 2 and "--attr size: toy has no such attribute" in done.stderr

@@ -1,0 +1,75 @@
+"""Hit@k: ranks with ties, candidates, popularity."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_t5
+
+import ranks
+from data import TASKS, candidates_of
+from ranks import held_out_ranks, hit_at, popularity_ranks, rank_of_first
+from surfaces import user_states
+
+
+def test_ranks_with_ties_and_bounds():
+    scores = np.array(
+        [
+            [3.0, 2.0, 1.0, 0.0],  # best
+            [0.0, 2.0, 1.0, 3.0],  # last
+            [2.0, 2.0, 1.0, 2.0],  # two others are as good: they stand before it
+            [1.0, 1.0, 1.0, 1.0],  # a model that knows nothing gets the last rank
+            [np.nan, 1.0, 1.0, 1.0],  # no number beats nothing
+            [2.0, np.nan, 1.0, 1.0],  # a candidate without a number stands before it
+            [5.0, 4.0, -np.inf, -np.inf],  # only two candidates
+        ]
+    )
+    assert rank_of_first(scores, [4, 4, 4, 4, 4, 4, 2]).tolist() == [1, 4, 3, 4, 4, 2, 1]
+
+
+def test_hit_at_k_by_hand():
+    value, low, high = hit_at(np.array([1, 2, 3, 4, 11]), 3, seed=0)
+    assert value == 0.6 and low < 0.6 < high
+    assert hit_at(np.array([1, 1]), 1, seed=0) == [1.0, 1.0, 1.0]
+
+
+def test_interval_has_the_binomial_width():
+    ranks = np.r_[np.ones(300), np.full(700, 50)]
+    value, low, high = hit_at(ranks, 10, seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 1000), rel=0.1)
+
+
+def test_popularity_counts_training_interactions_alone(corpus):
+    counts = np.zeros(160)
+    for train in corpus.split.train:
+        counts[train] += 1
+    users = np.arange(10)
+    for user, rank in zip(users, popularity_ranks(corpus, "sequential", "test", users)):
+        items = candidates_of(corpus, "sequential", user, "test")
+        assert rank == 1 + sum(counts[item] >= counts[items[0]] for item in items[1:])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ranks_and_states_do_not_depend_on_the_batch(corpus, task):
+    model = random_t5(corpus.tokenizer.vocab_size).eval()
+    users = np.arange(12)
+    for function in (held_out_ranks, user_states):
+        together = function(model, corpus, task, "test", users, None, 12)
+        apart = function(model, corpus, task, "test", users, None, 1)
+        assert np.allclose(together, apart, atol=1e-5)
+
+
+def test_the_held_out_item_is_among_the_candidates_once(corpus):
+    for task in TASKS:
+        for user in range(20):
+            items = candidates_of(corpus, task, user, "test")
+            assert items[0] == corpus.split.test[user] and len(set(items)) == 101
+
+
+def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
+    model = random_t5(corpus.tokenizer.vocab_size).eval()
+
+    def oracle(model, encoded, candidates):
+        return torch.tensor([[0.0] + [-1.0] * (len(row) - 1) for row in candidates])
+
+    monkeypatch.setattr(ranks, "score_candidates", oracle)
+    assert (held_out_ranks(model, corpus, "direct", "test", np.arange(5)) == 1).all()
