@@ -60,6 +60,8 @@ CFP_FOR = {
     ),
     "insurance": dict(batch_size=256, epochs=5, dis_depths=(1, 3), dis_lr=1e-2),
 }
+# What hiding from more than the user tokens wants: the scores follow the attribute far more strongly.
+CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
 # fills empty embeddings. # Paper silent: these rates; P5 trained its T5 with 1e-3.
 P5_ON = {
@@ -371,7 +373,8 @@ def main(argv: list[str] | None = None) -> dict:
     on = args.backbone if folder is None else read_config(folder)["model_type"]
     preset = args.data if args.data in P5_FOR else "ml-100k"
     p5 = config_of(P5Config, P5_FOR[preset] | P5_ON[on], args)
-    cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else CFP_FOR[preset], args)
+    game = CFP_FOR[preset] | CFP_AGAINST[getattr(args, "hide_from", "user-tokens")]
+    cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else game, args)
     if p5.steps == 0 and folder is None:
         raise InputError(f"--p5-steps 0: --backbone {args.backbone} knows nothing before training")
     if p5.prompt_candidates > N_NEGATIVES:
@@ -386,6 +389,7 @@ def main(argv: list[str] | None = None) -> dict:
     known = hold_out(dataset, args.attr, args.label_holdout, args.seed)
     tasks = list(TASKS) if args.task == "both" else [args.task]
     name = f"{args.data}-{args.attr}-seed{args.seed}" + ("-paper" if args.paper_schedule else "")
+    name += "-scores" if cfg.hide_from == "scores" else ""
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
     config = {
         "command": ["train.py", *map(str, sys.argv[1:] if argv is None else argv)],

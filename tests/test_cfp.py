@@ -343,3 +343,44 @@ def test_users_without_a_label_count_in_nothing():
         [F.cross_entropy(logits[known], labels[known]) for logits in discriminator(user_bd, 0)]
     ).mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("random", [random_t5, random_llama])
+def test_hidden_from_scores_the_adversary_reads_the_first_decoder_state_too(corpus, random):
+    """It is what the answer's first token is predicted from, and follows the tasks' user states."""
+    model = random(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
+    prefix = CFP(SMALL, model.cfg).frozen()
+    rng = np.random.default_rng(0)
+    examples = [
+        [training_example(corpus, task, user, 5, rng) for user in range(4)] for task in TASKS
+    ]
+    batches = [collate(corpus, some) for some in examples]
+    rec_loss, u_emb = forward(model, prefix, batches, "scores")
+    plain_loss, plain = forward(model, prefix, batches)
+    assert len(plain) == 2 and len(u_emb) == 4 and rec_loss == plain_loss
+    assert all((a == b).all() for a, b in zip(plain, u_emb))
+    for batch, state in zip(batches, u_emb[2:]):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        first = model.logits(state[:, None]).log_softmax(-1)[:, 0]  # of every possible first token
+        start = torch.full((4, 1), model.cfg.decoder_start_token_id)
+        ids = torch.cat([start, batch.target_ids.clamp(min=0)], dim=1)
+        whole = model.logits(model.decode(ids, encoded)).log_softmax(-1)[:, 0]
+        assert torch.allclose(first, whole, atol=1e-5)
+    discriminator = Discriminator(SMALL, model.cfg.d_model, 2, 4)
+    losses = discriminator_loss(discriminator, u_emb, torch.tensor([0, 1, 0, 1]))
+    assert losses.shape == (4,)
+
+
+def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
+    """With `hide_from` "scores" the decoder's prefix gets a gradient from the discriminator alone."""
+    rng = np.random.default_rng(0)
+    batch = collate(corpus, [training_example(corpus, "direct", u, 5, rng) for u in range(6)])
+    labels = torch.tensor([0, 1] * 3)
+    for hide_from, moved in ("user-tokens", False), ("scores", True):
+        torch.manual_seed(0)
+        cfp = CFP(SMALL, model.cfg)
+        discriminator = Discriminator(SMALL, 64, 2, 2)
+        _, u_emb = forward(model, cfp(), [batch], hide_from)
+        discriminator_loss(discriminator, u_emb, labels).sum().backward()
+        gradient = cfp.decoder.out.weight.grad
+        assert (gradient is not None and gradient.abs().sum() > 0) == moved

@@ -230,3 +230,15 @@ def test_the_papers_schedule_looks_better_than_it_is(tmp_path):
         co_trained = results["co-trained auc"][task]["gender"]
         fresh = results["after"][task]["auc"]["gender"]
         assert abs(co_trained - 0.5) < abs(fresh - 0.5) - 0.05
+
+
+@pytest.mark.slow
+def test_a_prompt_trained_against_a_weak_discriminator_is_found_out(tmp_path):
+    """Updated ten times less often the discriminator is at chance; a fresh attacker is not."""
+    done = command(tmp_path, "--attr gender --every 10 --epochs 30 --out run")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for task in ("sequential", "direct"):
+        co_trained = results["co-trained auc"][task]["gender"]
+        fresh = results["after"][task]["auc"]["gender"]
+        assert abs(co_trained - 0.5) < 0.12 and fresh > 0.65
