@@ -14,7 +14,7 @@ from data import Corpus, people_with
 from model import Backbone, Prefix
 from p5 import Opened
 from ranks import held_out_ranks, hits
-from surfaces import SURFACES, raw_history, surfaces, unmet
+from surfaces import SURFACES, raw_history, surfaces, top10, unmet
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
@@ -84,9 +84,7 @@ def lists_of_pair(scores: np.ndarray, met: np.ndarray) -> np.ndarray:
     class likes, so less of it is left to be listed.
     """
     left = np.where(met.any(0), -np.inf, scores)
-    lists = np.zeros_like(scores)
-    np.put_along_axis(lists, np.argsort(-left, axis=-1, kind="stable")[..., :10], 1.0, axis=-1)
-    return lists
+    return top10(left)
 
 
 def counterfactuals(
@@ -176,6 +174,9 @@ def audit(
     }
     if attr != opened.config["attr"]:
         result["labels"] = f"of another attribute than the run hides ({opened.config['attr']})"
+    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+    popular = top10(unmet(corpus, "test", users, np.tile(counts.astype(float), (len(users), 1))))
+    result["popularity"] = attack(popular[some], labels[some], None, seed)
     picture = {"labels": labels[some], "classes": classes, "states": {}}
     for task in opened.config["tasks"]:
         read = {
@@ -270,12 +271,18 @@ def audit_table(result: dict) -> str:
         for name, attacked in row.get("leace", {}).items():
             erased = "  LEACE on P5 in place of the prompt"
             lines.append(f"  {erased:<56}{bracket(attacked['auc']):<20}{name}")
-    lines += [f"  {'raw history (ceiling)':<36}{bracket(result['ceiling']['auc'])}", ""]
+    lines += [
+        f"  {'raw history (ceiling)':<36}{bracket(result['ceiling']['auc'])}",
+        f"  {'top 10 of popularity':<36}{bracket(result['popularity']['auc'])}",
+        "The last row's list knows nobody. All that it tells of a person is which popular items are missing",
+        "because they were met before, and a top 10 tells that as long as met items are left out of it.",
+        "",
+    ]
     lines += [in_words(*row) for row in result["surfaces"].items()]
     lines.append("")
     columns = "hit@1", "hit@3", "hit@10", "ndcg@10"
     heads = "".join(f"{name:<20}" for name in columns)
-    lines.append(f"{'usefulness (%)':<39}{heads}largest gap of a group in Hit@10")
+    lines.append(f"{'usefulness (%)':<42}{heads}largest gap of a group in Hit@10")
     for task, row in result["utility"].items():
         for among in "among candidates", "whole catalogue":
             for when, name in ("before", "P5"), ("after", "P5 + CFP"):
@@ -283,9 +290,9 @@ def audit_table(result: dict) -> str:
                 cells = [bracket([part[k], *part[f"{k} interval"]]) for k in columns]
                 cells = "".join(f"{cell:<20}" for cell in cells)
                 label = f"{task}, {among}" if when == "before" else ""
-                lines.append(f"  {label:<28}{name:<9}{cells}{100 * part['gap']:.1f}")
+                lines.append(f"  {label:<30}{name:<10}{cells}{100 * part['gap']:.1f}")
         lines.append(
-            f"  {'':<28}better off {100 * row['better off']:.1f}, worse off {100 * row['worse off']:.1f}"
+            f"  {'':<30}better off {100 * row['better off']:.1f}, worse off {100 * row['worse off']:.1f}"
         )
     if result["counterfactual"]:
         lines += ["", *counterfactual_table(result["counterfactual"])]
@@ -298,7 +305,7 @@ def counterfactual_table(found: dict) -> list[str]:
         f"{found['pairs']} people beside their twins (another attribute, all else equal); the twins' "
         f"histories lean {bracket(found['histories'], 1, 2)} further (world's effect "
         f"{found['world effect']:g})",
-        f"  {'':<43}{'top-10 overlap':<20}{'distance of scores':<20}effect on the list",
+        f"  {'':<43}{'top-10 overlap':<22}{'distance of scores':<22}effect on the list",
     ]
     for task in [key for key in found if isinstance(found[key], dict)]:
         for when, name in ("before", "P5"), ("after", "P5 + CFP"):
@@ -306,7 +313,7 @@ def counterfactual_table(found: dict) -> list[str]:
                 cells = [bracket(row[key], 1, 2) for key in ("overlap", "distance", "effect")]
                 label = f"{task}, {name}" if pair == "twin" else ""
                 lines.append(
-                    f"  {label:<22}{pair:<21}{''.join(f'{c:<20}' for c in cells)}".rstrip()
+                    f"  {label:<22}{pair:<21}{''.join(f'{c:<22}' for c in cells)}".rstrip()
                 )
     return lines
 
@@ -342,10 +349,13 @@ def plot(result: dict, picture: dict, path: Path) -> None:
         axes.axvline(100 * result["ceiling"]["auc"][0], color="black", ls=":", label="raw history")
         axes.axvline(50, color="black", lw=0.8)
         axes.set_yticks(at, found)
-        axes.set_xlim(30, 100)
+        lowest = min(
+            part[when]["auc"][1] for part in found.values() for when in ("before", "after")
+        )
+        axes.set_xlim(min(40, 100 * lowest - 2), 100)
         axes.set_xlabel(f"AUC of {result['attr']} (%), strongest fresh attacker, 95% interval")
         axes.set_title(f"{task} recommendation, {result['users']} users")
-        axes.legend(fontsize="small", loc="lower right")
+        axes.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.12))
         for column, (states, name) in enumerate(zip(picture["states"][task], ("P5", "P5 + CFP"))):
             axes = figure.add_subplot(grid[row, 1 + column])
             centred = states - states.mean(0)
@@ -357,9 +367,9 @@ def plot(result: dict, picture: dict, path: Path) -> None:
                 some = picture["labels"] == c
                 dots = dict(s=9, alpha=0.6, color=colours[c], label=picture["classes"][c])
                 axes.scatter(*where[some].T, **dots)
-            axes.set_xlabel(f"first principal component ({explained[0]:.0f}% of the variance)")
+            axes.set_xlabel(f"first principal component ({explained[0]:.0f}%)")
             axes.set_ylabel(f"second ({explained[1]:.0f}%)")
-            axes.set_title(f"user-token states, {name}")
+            axes.set_title(f"user-token states, {name} (% of variance)")
             if column == 0:
                 axes.legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=110)

@@ -46,9 +46,16 @@ def surfaces(
         if "scores" in names:
             found["scores"][rows] = score_candidates(model, encoded, catalogue).cpu().numpy()
     if "top 10" in names:
-        best = np.argsort(-unmet(corpus, part, users, found["scores"]), kind="stable")[:, :10]
-        np.put_along_axis(found["top 10"], best, 1.0, axis=1)
+        found["top 10"] = top10(unmet(corpus, part, users, found["scores"]))
     return found
+
+
+def top10(scores: np.ndarray) -> np.ndarray:
+    """The ten best of scores (.., items), marked by 1 in an array of that shape; the first of equals."""
+    marks = np.zeros(scores.shape, dtype=np.float32)
+    best = np.argsort(-scores, axis=-1, kind="stable")[..., :10]
+    np.put_along_axis(marks, best, 1.0, axis=-1)
+    return marks
 
 
 def unmet(corpus: Corpus, part: str, users: np.ndarray, scores: np.ndarray) -> np.ndarray:

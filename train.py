@@ -60,7 +60,7 @@ CFP_FOR = {
     ),
     "insurance": dict(batch_size=256, epochs=5, dis_depths=(1, 3), dis_lr=1e-2),
 }
-# What hiding from more than the user tokens wants: the scores follow the attribute far more strongly.
+# Hiding from the scores wants more: the history in the prompt tells the attribute as well.
 CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
 # fills empty embeddings. # Paper silent: these rates; P5 trained its T5 with 1e-3.

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_miniature
 
-from attack import ATTACKERS, TOGETHER
+from attack import ATTACKERS, TOGETHER, attack
+from audit import counterfactuals
+from data import people_with
 from files import load_tensors
 from model import load_backbone
+from p5 import open_run
+from surfaces import surfaces
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
@@ -242,3 +247,29 @@ def test_a_prompt_trained_against_a_weak_discriminator_is_found_out(tmp_path):
         co_trained = results["co-trained auc"][task]["gender"]
         fresh = results["after"][task]["auc"]["gender"]
         assert abs(co_trained - 0.5) < 0.12 and fresh > 0.65
+
+
+@pytest.mark.slow
+def test_hidden_from_scores_the_list_hardly_follows_the_attribute(tmp_path, monkeypatch):
+    """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
+    arguments = "--attr gender --label-holdout --toy-twins 200 --hide-from scores --out run"
+    done = command(tmp_path, arguments)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)  # where the run's backbone is
+    opened = open_run(Path("run"), torch.device("cpu"))
+    users = people_with(opened.corpus, "test")
+    users = users[opened.held_out[users]]
+    labels = opened.corpus.dataset.labels("gender")[users]
+    for task in ("sequential", "direct"):
+        effects = []
+        for prefix in (None, opened.prefix):
+            read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
+            for name in ("user tokens", "scores"):
+                value = attack(read[name], labels)["auc"][0]
+                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.15
+            found = counterfactuals(opened.model, opened.corpus, task, prefix, 0)
+            effects.append(found["twin"]["effect"][0])
+        assert effects[0] > 0.5 and abs(effects[1]) < 0.4 * effects[0]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for task in ("sequential", "direct"):
+        assert results["after"][task]["hit@10"] > 0.75 * results["before"][task]["hit@10"]
