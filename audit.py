@@ -296,6 +296,11 @@ def audit_table(result: dict) -> str:
         )
     if result["counterfactual"]:
         lines += ["", *counterfactual_table(result["counterfactual"])]
+    else:
+        lines += [
+            "",
+            "No twins to compare with: train a run in the toy world with --toy-twins 200.",
+        ]
     return "\n".join(lines)
 
 

@@ -25,7 +25,8 @@ from p5 import open_run
 from ranks import held_out_ranks, hits, popularity_ranks
 from surfaces import raw_history, user_states
 
-FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit takes its time
+FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
+MANY_USERS = 10_000  # with whom a single shuffle is no farther from one half than a point
 
 
 # -------------------------------------------------------------------------------------------------
@@ -61,6 +62,7 @@ def before_and_after(
         "after": {},
         "floor": {},
         "ceiling": {},
+        "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
         "co-trained auc": {},
     }
     labels = corpus.dataset.labels(attr)[users]
@@ -85,7 +87,7 @@ def before_and_after(
                         )
                     }
                 }
-        results["floor"][task] = {attr: floor(states, labels, None, seed, FEW_SHUFFLES)}
+        results["floor"][task] = {attr: floor(states, labels, None, seed, results["shuffles"])}
         results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
     return results
 
@@ -157,7 +159,8 @@ def table(results: dict) -> str:
         "AUC 50 is chance; below 50 is a leak as well. Attackers are fresh: logistic regression and two",
         "MLPs, trained afterwards on some users' token states and tested on others' (five folds); the one",
         "that is best on validation users is shown. Brackets are 95% bootstrap intervals over users; the",
-        f"floor is how far from 50 this gets on shuffled labels (95% quantile of {FEW_SHUFFLES} shuffles).",
+        "floor is how far from 50 this gets on shuffled labels (95% quantile of shuffles: "
+        f"{results['shuffles']}).",
     ]
     return "\n".join(lines)
 

@@ -138,17 +138,19 @@ def with_copies(world: World, attr: str, n: int, seed: int) -> World:
     """
     copied = np.r_[np.arange(len(world.lengths)), np.arange(n), np.arange(n)]
     attributes = {name: classes[copied] for name, classes in world.attributes.items()}
-    noise_seeds, twins = world.noise_seeds[copied], slice(-2 * n, -n)
+    flipped, twins = attributes[attr].copy(), slice(-2 * n, -n)
     n_classes = len(world.weights[attr])
-    attributes[attr][twins] = (attributes[attr][twins] + n_classes // 2) % n_classes
+    flipped[twins] = (flipped[twins] + n_classes // 2) % n_classes
+    noise_seeds = world.noise_seeds[copied]
     noise_seeds[-n:] = np.random.default_rng([seed, 16]).integers(2**31, size=n)
-    return replace(
+    more = replace(
         world,
         attributes=attributes,
         taste=world.taste[copied],
         lengths=world.lengths[copied],
         noise_seeds=noise_seeds,
     )
+    return intervene(more, attr, flipped)
 
 
 def coding(world: World, attr: str, before: np.ndarray, after: np.ndarray) -> np.ndarray:

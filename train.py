@@ -367,6 +367,10 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     device = pick_device(args.device)
     toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, args.attr)
+    if args.data != "toy" and toy_cfg != ToyConfig(twins_in=args.attr):
+        raise InputError(
+            f"--data {args.data}: --toy-users, --toy-effect and --toy-twins are for toy"
+        )
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     dataset.labels(args.attr)  # says so where there is no such attribute
     folder = backbone_folder(args.backbone)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import write_miniature
 
+import train
 from attack import ATTACKERS, TOGETHER, attack
 from audit import counterfactuals
 from data import people_with
-from files import load_tensors
+from files import load_tensors, run_command
 from model import load_backbone
 from p5 import open_run
 from surfaces import surfaces
@@ -176,6 +177,11 @@ MISTAKES = {
     "--attr gender --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
     "--attr gender --label-holdout 1": "--label-holdout: '1' is not a share from 0 to 0.9",
     "--attr gender --label-holdout 0.4 --batch-size 8": "--label-holdout with --batch-size 8",
+    "--attr gender --toy-twins 2000": "--toy-twins 2000: there are 1200 people to copy",
+    "--attr gender --toy-effect -1": "--toy-effect: '-1' is not a number from 0 to 10",
+    "--attr size --toy-twins 9": "--attr size: toy has no such attribute; choose from gender, age",
+    "--attr gender --data ml-1m --toy-twins 9": "--data ml-1m: --toy-users, --toy-effect and --toy-twins",
+    "--attr gender --hide-from list": "--hide-from: invalid choice: 'list'",
     "--attr gender --epochs 0": "--epochs: '0' is not a whole number from 1 on",
     "--attr gender --backbone t5": "--backbone t5: neither a folder nor one of tiny, tiny-llama, t5-s",
     "--attr gender --backbone .": "config.json is missing: is . the folder of a model?",
@@ -186,12 +192,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments", MISTAKES)
-def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path, arguments):
+def test_a_mistake_gives_one_line_and_exit_code_2(tmp_path, arguments, monkeypatch, capsys):
     (tmp_path / "file").write_text("in the way")
-    done = command(tmp_path, arguments)
-    assert done.returncode == 2
-    assert MISTAKES[arguments] in done.stderr and "Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if "error:" in line]) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        run_command(train.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and MISTAKES[arguments] in error
+    assert len([line for line in error.splitlines() if "error:" in line]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing half-written
 
 
@@ -227,26 +236,16 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(tmp_path, backbon
 
 @pytest.mark.slow
 def test_the_papers_schedule_looks_better_than_it_is(tmp_path):
-    """The co-trained discriminator is near chance while a fresh attacker still reads the gender."""
+    """A cheat: against a discriminator that is updated on every twentieth batch alone, while the prefix
+    moves ten times on each, the co-trained AUC is near one half and a fresh attacker reads the gender.
+    """
     done = command(tmp_path, "--attr gender --paper-schedule --out run")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     for task in ("sequential", "direct"):
         co_trained = results["co-trained auc"][task]["gender"]
         fresh = results["after"][task]["auc"]["gender"]
-        assert abs(co_trained - 0.5) < abs(fresh - 0.5) - 0.05
-
-
-@pytest.mark.slow
-def test_a_prompt_trained_against_a_weak_discriminator_is_found_out(tmp_path):
-    """Updated ten times less often the discriminator is at chance; a fresh attacker is not."""
-    done = command(tmp_path, "--attr gender --every 10 --epochs 30 --out run")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    for task in ("sequential", "direct"):
-        co_trained = results["co-trained auc"][task]["gender"]
-        fresh = results["after"][task]["auc"]["gender"]
-        assert abs(co_trained - 0.5) < 0.12 and fresh > 0.65
+        assert abs(co_trained - 0.5) < 0.12 and fresh > 0.7
 
 
 @pytest.mark.slow
