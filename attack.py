@@ -173,18 +173,21 @@ def attack_logistic(
     """
     (n, d), (g, f, n_train) = x.shape, problems.train.shape
     counts = torch.zeros(g, f, n).scatter_(2, problems.train, 1.0 / n_train)
-    counts = counts.permute(2, 0, 1).unsqueeze(-1)  # (n, g, f, 1)
-    one_hot = F.one_hot(problems.labels, n_classes).float().transpose(0, 1).unsqueeze(2)
+    counts = counts.flatten(0, 1).T.unsqueeze(1)  # (n, 1, g*f)
+    one_hot = F.one_hot(problems.labels, n_classes).float()  # (g, n, c)
+    one_hot = one_hot.permute(1, 2, 0).repeat_interleave(f, dim=2)  # (n, c, g*f)
     x = torch.cat([x, torch.ones(n, 1)], dim=1)  # the bias, which is penalised like the others
-    curvature = 0.5 * torch.linalg.matrix_norm(x, 2).square() / n * n / n_train + penalty
-    weight = torch.zeros(d + 1, g * f * n_classes)
+    curvature = 0.5 * torch.linalg.matrix_norm(x, 2).square() / n_train + penalty
+    weight = torch.zeros(d + 1, n_classes * g * f)
     ahead = weight
     for i in range(300):
-        p = (x @ ahead).view(n, g, f, n_classes).softmax(-1)
-        gradient = x.T @ (counts * (p - one_hot)).reshape(n, -1) + penalty * ahead
+        p = (
+            (x @ ahead).view(n, n_classes, g * f).softmax(1)
+        )  # the last axis would take four times as long
+        gradient = x.T @ (counts * (p - one_hot)).flatten(1) + penalty * ahead
         previous, weight = weight, ahead - gradient / curvature
         ahead = weight + i / (i + 3) * (weight - previous)
-    logits = (x @ weight).view(n, g, f, n_classes).permute(1, 2, 0, 3).log_softmax(-1)
+    logits = (x @ weight).view(n, n_classes, g, f).permute(2, 3, 0, 1).log_softmax(-1)
     pick = lambda rows: logits.gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, n_classes))
     return Scores(pick(problems.valid), pick(problems.test))
 
