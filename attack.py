@@ -181,9 +181,8 @@ def attack_logistic(
     weight = torch.zeros(d + 1, n_classes * g * f)
     ahead = weight
     for i in range(300):
-        p = (
-            (x @ ahead).view(n, n_classes, g * f).softmax(1)
-        )  # the last axis would take four times as long
+        # classes in the middle: a softmax over a short last axis takes four times as long
+        p = (x @ ahead).view(n, n_classes, g * f).softmax(1)
         gradient = x.T @ (counts * (p - one_hot)).flatten(1) + penalty * ahead
         previous, weight = weight, ahead - gradient / curvature
         ahead = weight + i / (i + 3) * (weight - previous)

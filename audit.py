@@ -13,7 +13,7 @@ from attack import ATTACKERS, BOOTSTRAP, SHUFFLES, attack, floor, leace, make_fo
 from data import Corpus, people_with
 from model import Backbone, Prefix
 from p5 import Opened
-from ranks import held_out_ranks, hits
+from ranks import held_out_ranks, hits, popularity
 from surfaces import SURFACES, raw_history, surfaces, top10, unmet
 
 
@@ -174,8 +174,8 @@ def audit(
     }
     if attr != opened.config["attr"]:
         result["labels"] = f"of another attribute than the run hides ({opened.config['attr']})"
-    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
-    popular = top10(unmet(corpus, "test", users, np.tile(counts.astype(float), (len(users), 1))))
+    counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
+    popular = top10(unmet(corpus, "test", users, counts))
     result["popularity"] = attack(popular[some], labels[some], None, seed)
     picture = {"labels": labels[some], "classes": classes, "states": {}}
     for task in opened.config["tasks"]:

@@ -329,6 +329,12 @@ def people_with(corpus: Corpus, part: str) -> np.ndarray:
     return np.flatnonzero(held_out & corpus.dataset.is_person)
 
 
+def met_before(corpus: Corpus, user: int, part: str) -> np.ndarray:
+    """The items that a user met before the held-out item of `part`, oldest first."""
+    train, valid = corpus.split.train[user], corpus.split.valid[user]
+    return np.append(train, valid) if part == "test" and valid >= 0 else train
+
+
 def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example:
     """The prompt whose answer is the user's held-out item, `part` "valid" or "test".
 
@@ -337,10 +343,7 @@ def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example
     target = getattr(corpus.split, part)[user]
     assert target >= 0, f"user {user} has no {part} item"
     if task == "sequential":
-        history = corpus.split.train[user]
-        if part == "test" and corpus.split.valid[user] >= 0:
-            history = np.append(history, corpus.split.valid[user])
-        return sequential_example(corpus, user, history, target)
+        return sequential_example(corpus, user, met_before(corpus, user, part), target)
     candidates = np.empty(0, dtype=np.int64)
     if corpus.prompt_candidates:
         candidates = candidates_of(corpus, task, user, part)

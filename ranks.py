@@ -60,9 +60,14 @@ def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
     return ranks
 
 
+def popularity(corpus: Corpus) -> np.ndarray:
+    """How often each item occurs in the training histories, (items,)."""
+    return np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+
+
 def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
     """The same ranks when items are ordered by how often they occur in the training histories."""
-    counts = np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+    counts = popularity(corpus)
     ranks = [
         rank_of_first(counts[candidates][None].astype(float), [len(candidates)])[0]
         for candidates in (candidates_of(corpus, task, user, part) for user in users)

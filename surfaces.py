@@ -5,7 +5,7 @@ import torch
 
 from answers import score_candidates
 from cfp import first_decoder_state, mean_user_state
-from data import Corpus, people_with
+from data import Corpus, met_before, people_with
 from model import Backbone, Prefix
 from ranks import held_out_batches
 
@@ -62,10 +62,7 @@ def unmet(corpus: Corpus, part: str, users: np.ndarray, scores: np.ndarray) -> n
     """The scores (users, items), -inf for what each user met before the held-out item of `part`."""
     scores = scores.copy()
     for row, user in enumerate(users):
-        before = corpus.split.train[user]
-        if part == "test" and corpus.split.valid[user] >= 0:
-            before = np.append(before, corpus.split.valid[user])
-        scores[row, before] = -np.inf
+        scores[row, met_before(corpus, user, part)] = -np.inf
     return scores
 
 
@@ -88,5 +85,5 @@ def raw_history(corpus: Corpus) -> np.ndarray:
     users = people_with(corpus, "test")
     features = np.zeros((len(users), len(corpus.numbers)), dtype=np.float32)
     for row, user in enumerate(users):
-        features[row, corpus.dataset.histories[user][:-1]] = 1.0
+        features[row, met_before(corpus, user, "test")] = 1.0
     return features
