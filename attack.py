@@ -258,6 +258,12 @@ def as_ranks(scores_gfuc: Tensor) -> Tensor:
     return ((below + up_to) / 2.0 / scores_gfuc.shape[-2]).transpose(-1, -2)
 
 
+def standardised(features: np.ndarray) -> Tensor:
+    """Features (users, d) with mean 0 and standard deviation 1 in every column."""
+    x = torch.from_numpy(features).float()
+    return (x - x.mean(0)) / (x.std(0) + 1e-6)
+
+
 def cross_fit(
     features: np.ndarray, labels: np.ndarray, names: list[str] | None, seeds: list[int]
 ) -> tuple[list[str], Tensor, Tensor]:
@@ -270,9 +276,7 @@ def cross_fit(
     """
     problems = make_problems(labels, seeds)
     y_valid, n_classes = problems.labels_of(problems.valid), int(labels.max()) + 1
-    x = torch.from_numpy(features).float()
-    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
-    found = []
+    x, found = standardised(features), []
     for name in names or ATTACKERS:
         best = None
         for setting in ATTACKERS[name]:
@@ -325,6 +329,31 @@ def attack(
         "validation": dict(zip(tried, valid_auc[:, 0].tolist())),
         "one-vs-one": {name: macro_ovo(one, labels) for name, one in zip(tried, ranks)},
     }
+
+
+def certainty(
+    features: np.ndarray,
+    labels: np.ndarray,
+    row: int,
+    names: list[str] | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, str]:
+    """(probability of each class (c,), the attacker's name): what it thinks of one user it never saw.
+
+    `row` is the user among features (users, d). The attackers learn from three of the five folds without
+    that user, and the one that is best on the validation users of a fourth is asked.
+    """
+    problems, n_classes = make_problems(labels[None], [seed]), int(labels.max()) + 1
+    fold, place = (int(i) for i in torch.nonzero(problems.test[0] == row)[0])
+    alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
+    x, found = standardised(features), []
+    for name in names or ATTACKERS:
+        for setting in ATTACKERS[name]:
+            scores = setting(x, alone, n_classes, seed)
+            valid_auc = macro_aucs(scores.valid, alone.labels_of(alone.valid)).item()
+            found.append((valid_auc, name, scores.test[0, 0, place].exp().numpy()))
+    _, name, probabilities = max(found, key=lambda tried: tried[0])
+    return probabilities, name
 
 
 def floor(

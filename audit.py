@@ -144,7 +144,12 @@ def history_effect(corpus: Corpus, seed: int) -> list[float]:
 
 
 def audit(
-    opened: Opened, attr: str, seed: int, shuffles: int = SHUFFLES, say=print
+    opened: Opened,
+    attr: str,
+    hide: tuple[str, ...],
+    seed: int,
+    shuffles: int = SHUFFLES,
+    say=print,
 ) -> tuple[dict, dict]:
     """(what audit.json holds, user-token states and labels of the attacked users for a picture).
 
@@ -152,17 +157,17 @@ def audit(
     the prefix, and have a floor: the 95% quantile of the whole attack on shuffled labels. The others
     are attacked apart, through the prefix. Where the adversary knew everybody, everybody is attacked.
     """
-    corpus, model = opened.corpus, opened.model
+    corpus, model, prefix = opened.corpus, opened.model, opened.hiding(hide)
     users = people_with(corpus, "test")
     labels, classes = corpus.dataset.labels(attr)[users], corpus.dataset.classes[attr]
-    held_out = opened.held_out[users] & (attr == opened.config["attr"])
+    held_out = opened.held_out[attr][users] if attr in hide else np.zeros(len(users), dtype=bool)
     some = held_out if held_out.any() else np.ones(len(users), dtype=bool)
     say(f"attacking {some.sum()} users' raw history")
     result = {
         "attr": attr,
         "seed": seed,
         "shuffles": shuffles,
-        "hidden": opened.config["attr"],
+        "hidden": list(hide),
         "hide from": opened.config["cfp"]["hide_from"],
         "users": int(some.sum()),
         "labels": "never seen by the adversary" if held_out.any() else "known to the adversary",
@@ -172,8 +177,8 @@ def audit(
         "utility": {},
         "counterfactual": None,
     }
-    if attr != opened.config["attr"]:
-        result["labels"] = f"of another attribute than the run hides ({opened.config['attr']})"
+    if attr not in hide:
+        result["labels"] = f"of another attribute than what is hidden ({', '.join(hide)})"
     counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
     popular = top10(unmet(corpus, "test", users, counts))
     result["popularity"] = attack(popular[some], labels[some], None, seed)
@@ -181,7 +186,7 @@ def audit(
     for task in opened.config["tasks"]:
         read = {
             "before": surfaces(model, corpus, task, "test", users),
-            "after": surfaces(model, corpus, task, "test", users, opened.prefix),
+            "after": surfaces(model, corpus, task, "test", users, prefix),
         }
         for name in SURFACES:
             say(f"attacking {task}, {name}")
@@ -207,8 +212,8 @@ def audit(
             name: attack(erased, labels[~fitted], [name], seed) for name in ATTACKERS
         }
         ranks = {
-            when: held_out_ranks(model, corpus, task, "test", users, prefix)
-            for when, prefix in (("before", None), ("after", opened.prefix))
+            when: held_out_ranks(model, corpus, task, "test", users, given)
+            for when, given in (("before", None), ("after", prefix))
         }
         result["utility"][task] = {
             when: {
@@ -231,8 +236,8 @@ def audit(
         }
         for task in opened.config["tasks"]:
             result["counterfactual"][task] = {
-                when: counterfactuals(model, corpus, task, prefix, seed)
-                for when, prefix in (("before", None), ("after", opened.prefix))
+                when: counterfactuals(model, corpus, task, given, seed)
+                for when, given in (("before", None), ("after", prefix))
             }
     return result, picture
 

@@ -4,7 +4,6 @@ The axes' letters are explained at the top of `model.py`. `train.py` plays the g
 with these pieces; `evaluate.py` attacks what came out of it.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -177,19 +176,33 @@ def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
 def forward(
     model: Backbone, prefix: Prefix | None, batches: list[Batch], hide_from: str = "user-tokens"
 ) -> tuple[Tensor, list[Tensor]]:
-    """rec_loss and u_emb of Algorithm 1, lines 4, 11 and 15, for one batch of prompts per task.
+    """rec_loss and u_emb of Algorithm 1, lines 4 and 11, for one batch of prompts per task.
 
-    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb holds the user states (b, d) of
-    each task and, with `hide_from` "scores", after them the decoder's first state of each task.
+    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb is what `read` gives.
     """
-    rec_losses, u_emb, first_states = [], [], []
-    for batch in batches:
-        encoded = model.encode(batch.input_ids, batch.mask, prefix)
-        rec_losses.append(target_loss(model, encoded, batch.target_ids))
-        u_emb.append(mean_user_state(encoded.states, batch.user_mask))
-        if hide_from == "scores":
-            first_states.append(first_decoder_state(model, encoded))
-    return torch.stack(rec_losses).mean(), u_emb + first_states
+    encoded = [model.encode(batch.input_ids, batch.mask, prefix) for batch in batches]
+    rec_losses = [target_loss(model, e, batch.target_ids) for e, batch in zip(encoded, batches)]
+    return torch.stack(rec_losses).mean(), read(model, encoded, batches, hide_from)
+
+
+@torch.no_grad()
+def u_emb_of(
+    model: Backbone, prefix: Prefix, batches: list[Batch], hide_from: str = "user-tokens"
+) -> list[Tensor]:
+    """u_emb of Algorithm 1, line 15, alone and without a gradient: the answers are not decoded."""
+    encoded = [model.encode(batch.input_ids, batch.mask, prefix) for batch in batches]
+    return read(model, encoded, batches, hide_from)
+
+
+def read(
+    model: Backbone, encoded: list[Encoded], batches: list[Batch], hide_from: str
+) -> list[Tensor]:
+    """What the discriminator is given: the user states (b, d) of each task's prompts as encoded.
+
+    With `hide_from` "scores" they are followed by the decoder's first state for each task.
+    """
+    u_emb = [mean_user_state(e.states, batch.user_mask) for e, batch in zip(encoded, batches)]
+    return u_emb + [first_decoder_state(model, e) for e in encoded if hide_from == "scores"]
 
 
 def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
@@ -220,15 +233,18 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
 
 
 def adversarial_loss(
-    rec_loss: Tensor, dis_loss: Tensor, lam: float, cap: float = math.inf
+    rec_loss: Tensor, dis_losses: list[Tensor], lams: list[float], caps: list[float]
 ) -> Tensor:
-    """L of Eq. 4: rec_loss - lambda * dis_loss, a scalar; `dis_loss` is one value or one per reading.
+    """L of Eq. 4, rec_loss - lambda * dis_loss, a scalar; with several attributes L of Eq. 5.
 
+    Each list has an entry for every attribute that is to be hidden: its `dis_losses`, a value or one
+    per reading, its lambda, and its cap, the labels' entropy in nats or infinity.
     # Differs from the paper: a discriminator that does worse than blind guessing, whose loss is the
-    # labels' entropy `cap` (nats), counts as blind. Beyond that point the prefix would be rewarded
+    # labels' entropy, counts as blind. Beyond that point the prefix would be rewarded
     # for writing the attribute in reverse, which a fresh attacker reads just as well.
     """
-    return rec_loss - lam * dis_loss.clamp(max=cap).mean()
+    capped = [dis_loss.clamp(max=cap).mean() for dis_loss, cap in zip(dis_losses, caps)]
+    return rec_loss - sum(lam * dis_loss for lam, dis_loss in zip(lams, capped))
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:

@@ -1,27 +1,31 @@
 """How good the recommendations of a run are, and what a fresh attacker still reads about the people.
 
     python evaluate.py --run runs/toy-gender-seed0 --audit [--plot]
+    python evaluate.py --run runs/toy-gender+age-seed0 --user 42 --hide gender,age
 
-`before_and_after` and `table` are what every training ends with; the audit is in `audit.py`, the attackers
-in `attack.py`, Hit@k in `ranks.py`.
+`before_and_after` and `table`, or `combinations` and `combinations_table`, are what every training ends
+with; the audit is in `audit.py`, one person's view in `person.py`, the attackers in `attack.py`, Hit@k
+in `ranks.py`.
 """
 
 import argparse
 import importlib.util
 import json
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
 
 import audit
+import person
 from answers import generate
 from attack import SHUFFLES, attack, floor, macro_auc
 from cfp import Discriminator
-from data import Corpus, candidates_of, collate, held_out_example, people_with
+from data import TASKS, Corpus, candidates_of, collate, held_out_example, people_with
 from files import InputError, run_command, write_atomically
 from model import Backbone, Prefix
-from p5 import open_run
+from p5 import open_run, to_hide
 from ranks import held_out_ranks, hits, popularity_ranks
 from surfaces import raw_history, user_states
 
@@ -34,6 +38,56 @@ MANY_USERS = 10_000  # with whom a single shuffle is no farther from one half th
 # -------------------------------------------------------------------------------------------------
 
 
+def measure(
+    model: Backbone,
+    corpus: Corpus,
+    task: str,
+    attrs: list[str],
+    prefix: Prefix | None,
+    seed: int,
+    held_out: dict[str, np.ndarray] | None = None,
+) -> tuple[dict, np.ndarray]:
+    """(a row of results.json, user states (users, d)): the test items of a task through a prefix.
+
+    Hit@k, and of each attribute what the strongest fresh attacker reads in the user-token states.
+    `held_out` (users,) of each attribute is True where the adversary was not told the label: attackers
+    are then also trained and tested among these people alone, and among the others.
+    """
+    users = people_with(corpus, "test")
+    states = user_states(model, corpus, task, "test", users, prefix)
+    row = hits(held_out_ranks(model, corpus, task, "test", users, prefix), seed)
+    row |= {"auc": {}, "auc interval": {}, "attackers": {}}
+    for attr in attrs:
+        labels = corpus.dataset.labels(attr)[users]
+        attacked = attack(states, labels, None, seed)
+        row["auc"][attr], row["auc interval"][attr] = bracket(attacked)
+        row["attackers"][attr] = attacked
+        unseen = np.zeros(0) if held_out is None else held_out[attr][users]
+        if unseen.any():
+            row.setdefault("auc by group", {})[attr] = {
+                name: attack(states[some], labels[some], None, seed)["auc"]
+                for name, some in (("held out", unseen), ("known", ~unseen))
+            }
+    return row, states
+
+
+def circumstances(corpus: Corpus, tasks: list[str], attrs: list[str], seed: int) -> dict:
+    """What results.json says whatever the prompts are: sizes, popularity's Hit@k, the ceilings."""
+    users = people_with(corpus, "test")
+    popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
+    counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
+    history, labels = raw_history(corpus), corpus.dataset.labels
+    return {
+        "tasks": tasks,
+        "users": len(users),
+        "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
+        "prompt candidates": corpus.prompt_candidates,
+        "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
+        "ceiling": {attr: attack(history, labels(attr)[users], None, seed) for attr in attrs},
+        "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
+    }
+
+
 def before_and_after(
     model: Backbone,
     corpus: Corpus,
@@ -44,51 +98,56 @@ def before_and_after(
     held_out: np.ndarray,
     seed: int,
 ) -> dict:
-    """What results.json says of a run: the test items are looked at here, once.
+    """What results.json says of a run with one attribute: the test items are looked at here, once.
 
-    `held_out` (users,) is True where the adversary was not told the label. Where it is so for
-    any person, attackers are also trained and tested among these people alone, and among the others.
+    `held_out` (users,) is True where the adversary was not told the label.
     """
+    results = circumstances(corpus, tasks, [attr], seed)
+    results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
     users = people_with(corpus, "test")
-    popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
-    counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
-    results = {
-        "tasks": tasks,
-        "users": len(users),
-        "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
-        "prompt candidates": corpus.prompt_candidates,
-        "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
-        "before": {},
-        "after": {},
-        "floor": {},
-        "ceiling": {},
-        "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
-        "co-trained auc": {},
-    }
     labels = corpus.dataset.labels(attr)[users]
-    results["ceiling"][attr] = attack(raw_history(corpus), labels, None, seed)
     for t, task in enumerate(tasks):
         for when, given in ("before", None), ("after", prefix):
-            states = user_states(model, corpus, task, "test", users, given)
-            attacked = attack(states, labels, None, seed)
-            results[when][task] = {
-                **hits(held_out_ranks(model, corpus, task, "test", users, given), seed),
-                "auc": {attr: attacked["auc"][0]},
-                "auc interval": {attr: attacked["auc"][1:]},
-                "attackers": {attr: attacked},
-            }
-            if held_out[users].any():
-                results[when][task]["auc by group"] = {
-                    attr: {
-                        name: attack(states[group], labels[group], None, seed)["auc"]
-                        for name, group in (
-                            ("held out", held_out[users]),
-                            ("known", ~held_out[users]),
-                        )
-                    }
-                }
+            results[when][task], states = measure(
+                model, corpus, task, [attr], given, seed, {attr: held_out}
+            )
         results["floor"][task] = {attr: floor(states, labels, None, seed, results["shuffles"])}
         results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
+    return results
+
+
+class Combined(NamedTuple):
+    """A way to hide some attributes together."""
+
+    attrs: tuple[str, ...]
+    how: str  # "mixer", "concatenation" or "from scratch"
+    seconds: float  # of training beyond the single attributes' prompts; of a single one, its own
+    prefix: Prefix
+
+
+def combinations(
+    model: Backbone,
+    corpus: Corpus,
+    tasks: list[str],
+    attrs: list[str],
+    ways: list[Combined],
+    seed: int,
+    say: Callable[[str], None],
+) -> dict:
+    """What results.json says of a run with several attributes: all are attacked behind every prefix."""
+    results = circumstances(corpus, tasks, attrs, seed)
+    results |= {"before": {}, "floor": {}, "ways": []}
+    users = people_with(corpus, "test")
+    for task in tasks:
+        results["before"][task], states = measure(model, corpus, task, attrs, None, seed)
+        results["floor"][task] = {
+            attr: floor(states, corpus.dataset.labels(attr)[users], None, seed, results["shuffles"])
+            for attr in attrs
+        }
+    for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
+        say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
+        row = {task: measure(model, corpus, task, attrs, prefix, seed)[0] for task in tasks}
+        results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
     return results
 
 
@@ -109,7 +168,7 @@ def co_trained_auc(
 
 def table(results: dict) -> str:
     """The table that a run ends with, from what stands in results.json; figures in percent."""
-    attr, lines = results["attr"], []
+    (attr,), lines = results["attrs"], []
 
     def cell(value: float, interval: list[float] | None = None) -> str:
         text = f"{100 * value:.1f}"
@@ -165,6 +224,66 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def combinations_table(results: dict) -> str:
+    """The table that a run with several attributes ends with; figures in percent."""
+    attrs, lines = list(results["ceiling"]), []
+    width = max(map(len, ["nothing", *(", ".join(way["attrs"]) for way in results["ways"])])) + 2
+    cell = lambda value, interval: "{:.1f} [{:.0f}, {:.0f}]".format(
+        *(100 * number for number in (value, *interval))
+    )
+    for task in results["tasks"]:
+        before, popular = results["before"][task], results["popularity"][task]
+        fewest, most = results["candidates"][task]
+        among = f"{most}" if fewest == most else f"{fewest} to {most}"
+        lines += [
+            f"{task} recommendation, {results['users']} users, the test item among {among} candidates (%)",
+            f"  {'hidden':<{width}}{'by':<15}{'Hit@1':<7}{'Hit@3':<7}{'Hit@10':<15}{'kept':<6}"
+            + "".join(f"{attr + ' AUC':<16}" for attr in attrs)
+            + f"{'mean':<6}seconds",
+            f"  {'(popularity)':<{width + 15}}" + hit_cells(popular),
+            f"  {'nothing':<{width}}{'P5':<15}{hit_cells(before)}{'':<6}"
+            + "".join(f"{cell(before['auc'][k], before['auc interval'][k]):<16}" for k in attrs),
+        ]
+        for way in results["ways"]:
+            row, hidden = way[task], way["attrs"]
+            kept = row["hit@10"] / max(before["hit@10"], 1e-9)
+            aucs = [
+                cell(row["auc"][k], row["auc interval"][k]) + ("*" if k in hidden else "")
+                for k in attrs
+            ]
+            lines.append(
+                f"  {', '.join(hidden):<{width}}{way['how']:<15}{hit_cells(row)}{100 * kept:<6.0f}"
+                + "".join(f"{auc:<16}" for auc in aucs)
+                + f"{100 * mean_leak(row, hidden):<6.1f}{way['seconds']:.0f}"
+            )
+        chance = [f"50 +- {100 * results['floor'][task][k]:.1f}" for k in attrs]
+        ceiling = [cell(*bracket(results["ceiling"][k])) for k in attrs]
+        for name, cells in ("shuffled labels", chance), ("raw history", ceiling):
+            lines.append(f"  {name:<{width + 50}}" + "".join(f"{c:<16}" for c in cells).rstrip())
+        lines.append("")
+    lines += [
+        "AUC of the strongest fresh attacker on the user tokens, as at the end of a run with one attribute;",
+        "50 is chance, * is to be hidden. Mean: 50 and the mean distance from 50 of what is to be hidden.",
+        "A prompt that is chosen alone passes the mixer unchanged. Seconds of training: of a single prompt,",
+        "of one mixer for all combinations, of a prompt of its own for each. Brackets are 95% intervals over",
+        f"users; 50 +- is how far from 50 the attack gets on shuffled labels (95% of {results['shuffles']}).",
+    ]
+    return "\n".join(lines)
+
+
+def hit_cells(row: dict) -> str:
+    """Hit@1, Hit@3 and Hit@10, the last with its interval, as columns of `combinations_table`."""
+    low, high = (100 * number for number in row["hit@10 interval"])
+    return "{:<7.1f}{:<7.1f}{:<15}".format(
+        100 * row["hit@1"], 100 * row["hit@3"], f"{100 * row['hit@10']:.1f} [{low:.0f}, {high:.0f}]"
+    )
+
+
+def mean_leak(row: dict, hidden: list[str]) -> float:
+    """One half and the mean distance from it of the hidden attributes' AUC: 45 does not make up for 55."""
+    return 0.5 + float(np.mean([abs(row["auc"][attr] - 0.5) for attr in hidden]))
+
+
 def bracket(attacked: dict) -> tuple[float, list[float]]:
     """(AUC, interval) of what `attack` returns."""
     return attacked["auc"][0], attacked["auc"][1:]
@@ -186,32 +305,59 @@ def example(model: Backbone, corpus: Corpus, task: str, prefix: Prefix) -> str:
 
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(
-        description="Audit a finished run: what do fresh attackers read, on which surface?",
+        description="Audit a finished run: what do fresh attackers read, on which surface? Or look at "
+        "the list of one user, without and with attributes hidden.",
         allow_abbrev=False,
     )
-    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
-    parser.add_argument("--audit", action="store_true", required=True, help="attack every surface")
-    parser.add_argument("--attr", help="what to read; else what the run hides")
-    parser.add_argument("--seed", type=int, default=0, help="of folds and attackers (0)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--run", required=True, type=Path, help="folder of a finished run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--audit", action="store_true", help="attack every surface")
+    what.add_argument(
+        "--user", help="the list of this user, by the data's own id, beside the fair one"
+    )
+    add("--hide", help="what to hide, such as gender,age, or none; else all that the run can")
+    add("--seed", type=int, default=0, help="of folds and attackers (0)")
+    group = parser.add_argument_group("with --audit")
+    group.add_argument("--attr", help="what to read; else what the run hides")
+    group.add_argument(
         "--shuffles",
         type=int,
         choices=range(1, 101),
         metavar="N",
-        default=SHUFFLES,
         help=f"of the labels, behind each floor, 1 to 100 ({SHUFFLES})",
     )
-    parser.add_argument(
-        "--plot", action="store_true", help="draw it too, as audit.png (matplotlib)"
+    group.add_argument("--plot", action="store_true", help="draw it too, as audit.png (matplotlib)")
+    group = parser.add_argument_group("with --user")
+    group.add_argument(
+        "--top", type=int, choices=range(1, 101), metavar="N", help="items listed (10)"
     )
+    group.add_argument("--task", choices=TASKS, help="whose prompt is asked (the run's first)")
     args = parser.parse_args(argv)
+    for flag in ("attr", "shuffles", "plot") if args.user is not None else ("top", "task"):
+        if getattr(args, flag):
+            other = "--audit" if args.user is not None else "--user"
+            raise InputError(f"--{flag} belongs to {other}; leave it out")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         raise InputError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     opened = open_run(args.run, torch.device("cpu"))
-    attr = args.attr or opened.config["attr"]
+    hide = tuple(opened.prefixes) if args.hide is None else to_hide(args.hide, opened)
+    if args.user is not None:
+        task = args.task or opened.config["tasks"][0]
+        found = person.compare(opened, args.user, hide, task, args.top or 10, args.seed)
+        print(person.comparison(found))
+        return found
+    if args.attr is None and len(opened.prefixes) > 1:
+        raise InputError(
+            f"--audit: {args.run} hides {', '.join(opened.prefixes)}; name the one to read with --attr"
+        )
+    attr = args.attr or next(iter(opened.prefixes))
     opened.corpus.dataset.labels(attr)  # says so where there is no such attribute
-    result, picture = audit.audit(opened, attr, args.seed, args.shuffles)
-    name = "audit" if attr == opened.config["attr"] else f"audit-{attr}"
+    if not hide:
+        raise InputError("--hide none: an audit compares a prompt with none; name what to hide")
+    shuffles = args.shuffles or SHUFFLES
+    result, picture = audit.audit(opened, attr, hide, args.seed, shuffles)
+    name = "audit" + ("" if hide == (attr,) else f"-{attr}-hiding-{'+'.join(hide)}")
     write_atomically(args.run / f"{name}.json", (json.dumps(result, indent=2) + "\n").encode())
     if args.plot:
         audit.plot(result, picture, args.run / f"{name}.png")

@@ -105,11 +105,13 @@ class Prefix(NamedTuple):
     """Keys and values for every self-attention layer of a stack: (l, 2, b or 1, h, n, e), or None.
 
     Index 0 of the second axis holds the keys, index 1 the values. A batch axis of 1 serves all
-    rows. A decoder-only model has no encoder and takes the decoder's alone.
+    rows. A decoder-only model has no encoder and takes the decoder's alone. `mask` (b or 1, n) is
+    True on the tokens that count, in both stacks, where rows have prefixes of different lengths.
     """
 
     encoder: Tensor | None
     decoder: Tensor | None
+    mask: Tensor | None = None
 
 
 class Encoded(NamedTuple):
@@ -230,6 +232,21 @@ def join(*parts: tuple[Tensor, Tensor] | Tensor | None) -> tuple[Tensor, Tensor]
     return torch.cat([k for k, _ in parts], dim=2), torch.cat([v for _, v in parts], dim=2)
 
 
+def in_front(prefix: Prefix | None, prefix_ls: Tensor | None, bias: Tensor) -> Tensor:
+    """The bias (b or 1, h or 1, s, k) of a stack with a column for each token of its prefix in front.
+
+    A prefix has no position, so its bias is 0, and every token sees all of it but its padding.
+    """
+    if prefix_ls is None:
+        return bias
+    if prefix.mask is None:
+        return F.pad(bias, (prefix_ls.shape[-2], 0))
+    hidden = MASKED * (~prefix.mask)[:, None, None, :].to(bias.dtype)  # (b or 1, 1, 1, n)
+    rows = max(len(bias), len(hidden))
+    columns = hidden.expand(rows, bias.shape[1], bias.shape[2], -1)
+    return torch.cat([columns, bias.expand(rows, -1, -1, -1)], dim=-1)
+
+
 def for_rows(prefix: Tensor | None, keys: Tensor) -> Tensor | None:
     """One layer's prefix (2, b or 1, h, n, e) in the type of `keys` and for as many rows."""
     return None if prefix is None else prefix.to(keys.dtype).expand(-1, len(keys), -1, -1, -1)
@@ -299,12 +316,11 @@ class Stack(nn.Module):
         self.norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
         self.dropout = nn.Dropout(cfg.dropout_rate)
 
-    def self_bias(self, queries: Tensor, keys: Tensor, visible: Tensor, prefix_len: int) -> Tensor:
-        """What is added to the attention scores, (b or 1, h, s, n + k).
+    def self_bias(self, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+        """What is added to the attention scores, (b or 1, h, s, k).
 
         `queries` (.., s) and `keys` (.., k) are positions in tokens; `visible` (.., s or 1, k) is
-        False where a key must not be seen. The prefix comes first: it has no position, so its bias
-        is 0, and it is never masked.
+        False where a key must not be seen.
         """
         bucket = relative_position_bucket(
             keys[..., None, :] - queries[..., :, None],
@@ -314,7 +330,7 @@ class Stack(nn.Module):
         )
         bias = self.relative_bias(bucket).movedim(-1, -3)  # (.., s, k, h) -> (.., h, s, k)
         bias = bias + MASKED * (~visible).unsqueeze(-3).to(bias.dtype)
-        return F.pad(bias if bias.dim() == 4 else bias[None], (prefix_len, 0))
+        return bias if bias.dim() == 4 else bias[None]
 
     def forward(
         self,
@@ -351,7 +367,8 @@ class T5(nn.Module):
         assert input_ids.shape == mask.shape, f"ids {input_ids.shape} but mask {mask.shape}"
         prefix_ls = check_prefix(prefix.encoder if prefix else None, len(self.encoder.layers))
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        bias = self.encoder.self_bias(position, position, mask[:, None, :], length_of(prefix_ls))
+        bias = self.encoder.self_bias(position, position, mask[:, None, :])
+        bias = in_front(prefix, prefix_ls, bias)
         return Encoded(self.encoder(self.embedding(input_ids), bias, prefix_ls), mask, prefix)
 
     def decode(
@@ -371,7 +388,8 @@ class T5(nn.Module):
         prefix = encoded.prefix
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.decoder.layers))
         positions, key_positions, visible = in_order(decoder_input_ids, cache, positions, visible)
-        bias = self.decoder.self_bias(positions, key_positions, visible, length_of(prefix_ls))
+        bias = self.decoder.self_bias(positions, key_positions, visible)
+        bias = in_front(prefix, prefix_ls, bias)
         cross_bias = MASKED * (~encoded.mask)[:, None, None, :].to(encoded.states.dtype)
         x_byd = self.embedding(decoder_input_ids)
         states = self.decoder(x_byd, bias, prefix_ls, encoded.states, cross_bias, cache)
@@ -483,7 +501,7 @@ class Llama(nn.Module):
         """States (b, y, d) of ids (b, y) at positions (b or 1, y); `visible` (b or 1, y, prompt + own)."""
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.layers))
         x_byd = self.embedding(ids)
-        bias = F.pad(MASKED * (~visible)[:, None].to(x_byd.dtype), (length_of(prefix_ls), 0))
+        bias = in_front(prefix, prefix_ls, MASKED * (~visible)[:, None].to(x_byd.dtype))
         by = rotary(positions, self.cfg.head_dim, self.cfg.rope_theta)
         for i, layer in enumerate(self.layers):
             layer_prefix = None if prefix_ls is None else prefix_ls[i]
@@ -592,10 +610,6 @@ def check_prefix(prefix: Tensor | None, n_layers: int) -> Tensor | None:
         f"not {tuple(prefix.shape)}"
     )
     return prefix
-
-
-def length_of(prefix: Tensor | None) -> int:
-    return 0 if prefix is None else prefix.shape[-2]
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from data import (
 )
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from files import InputError, load_tensors, write_atomically
+from mixer import Mixer, MixerConfig
 from model import (
     T5,
     Backbone,
@@ -250,20 +251,57 @@ class Opened(NamedTuple):
     config: dict  # its config.json
     corpus: Corpus
     model: Backbone  # frozen
-    prefix: Prefix
-    held_out: np.ndarray  # (users,) True where the adversary did not know the label
+    prefixes: dict[str, Prefix]  # of each attribute that the run hides
+    mixer: Mixer | None  # of those of several
+    held_out: dict[str, np.ndarray]  # of each, (users,) True where the adversary did not know it
+
+    def hiding(self, attrs: tuple[str, ...]) -> Prefix | None:
+        """The prefix that hides these attributes of the run; None, no prefix, for none."""
+        chosen = [self.prefixes[attr] for attr in attrs]
+        if self.mixer is None or not chosen:
+            return chosen[0] if chosen else None
+        with torch.no_grad():
+            return self.mixer(chosen)
 
 
-def open_run(folder: Path, device: torch.device) -> Opened:
-    """The data, the frozen backbone and the prefix of a run's folder.
+def to_hide(text: str, opened: Opened, flag: str = "--hide") -> tuple[str, ...]:
+    """The attributes that a flag names, such as gender,age, or none.
 
-    Raises InputError where the folder is no finished run, or its data or its backbone have changed.
+    Raises InputError for an attribute that the data do not have or that the run cannot hide.
     """
-    folder = Path(folder)
+    attrs = () if text == "none" else read_attrs(text, flag)
+    for attr in attrs:
+        if attr not in opened.corpus.dataset.attributes:
+            known = ", ".join(opened.corpus.dataset.attributes)
+            raise InputError(
+                f"{flag} {text}: {opened.corpus.dataset.name} has no attribute {attr!r}; its are {known}"
+            )
+        if attr not in opened.prefixes:
+            wanted = ",".join([*opened.prefixes, attr])
+            raise InputError(
+                f"{flag} {text}: this run has no prompt for {attr}, only for "
+                f"{', '.join(opened.prefixes)}; train one: train.py --attr {wanted}"
+            )
+    return attrs
+
+
+def read_attrs(text: str, flag: str) -> tuple[str, ...]:
+    """Names of attributes, separated by commas. Raises InputError where one is empty or named twice."""
+    attrs = tuple(text.split(","))
+    if "" in attrs:
+        raise InputError(f"{flag} {text!r}: an attribute is missing before or after a comma")
+    if len(set(attrs)) < len(attrs):
+        twice = next(attr for attr in attrs if attrs.count(attr) > 1)
+        raise InputError(f"{flag} {text}: {twice} is named twice")
+    return attrs
+
+
+def finished(folder: Path) -> tuple[dict, dict]:
+    """config.json and results.json of a run. Raises InputError where the folder is no finished run."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        results = json.loads((folder / "results.json").read_text())
-    except FileNotFoundError as error:
+        return config, json.loads((folder / "results.json").read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"--run {folder}: {error.filename} is missing; name the folder of a finished run"
         ) from None
@@ -271,6 +309,44 @@ def open_run(folder: Path, device: torch.device) -> Opened:
         raise InputError(
             f"--run {folder}: config.json or results.json is no JSON ({error})"
         ) from None
+
+
+def trained_before(config: dict, p5_folder: Path, p5_weights: str, attr: str) -> Path | None:
+    """A finished run in runs/ that has the prompt of an attribute which this run would train too.
+
+    The same data, frozen weights, labels and settings of the game; whatever else that run was about.
+    """
+    decides = "data fingerprint", "label holdout", "tasks", "seed", "dtype", "cfp"
+    config = json.loads(json.dumps(config))  # its tuples are lists in the files
+    for folder in sorted(Path("runs").glob("*/")):
+        if not (folder / f"cfp-{attr}.safetensors").exists():
+            continue
+        try:
+            other, results = finished(folder)
+        except InputError:
+            continue  # was interrupted
+        same_backbone = (
+            results["p5 folder"] == str(p5_folder) and results["p5 weights"] == p5_weights
+        )
+        if same_backbone and all(other[key] == config[key] for key in decides):
+            return folder
+    return None
+
+
+def load_prompt(folder: Path, attr: str, cfg: CFPConfig, model: Backbone) -> Prefix:
+    """The prompt of an attribute that a run has trained."""
+    cfp = CFP(cfg, model.cfg)
+    cfp.load_state_dict(load_tensors(folder / f"cfp-{attr}.safetensors"))
+    return cfp.to(next(model.parameters()).device).frozen()
+
+
+def open_run(folder: Path, device: torch.device) -> Opened:
+    """The data, the frozen backbone, the prompts and the mixer of a run's folder.
+
+    Raises InputError where the folder is no finished run, or its data or its backbone have changed.
+    """
+    folder = Path(folder)
+    config, results = finished(folder)
     data_dir = None if config["data dir"] is None else Path(config["data dir"])
     dataset = load_dataset(config["data"], data_dir, config["seed"], ToyConfig(**config["toy"]))
     if fingerprint(dataset) != config["data fingerprint"]:
@@ -281,11 +357,24 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     p5_folder = Path(results["p5 folder"])
     if not p5_folder.is_dir():
         raise InputError(f"--run {folder}: its backbone {p5_folder} is missing; run train.py again")
+    found = weights_fingerprint(p5_folder)
+    if found != results["p5 weights"]:
+        raise InputError(
+            f"--run {folder}: its backbone {p5_folder} was {results['p5 weights']} and is now {found}; "
+            "run train.py again"
+        )
     model = load_backbone(p5_folder, DTYPES[config["dtype"]], device).requires_grad_(False).eval()
     tokenizer = load_tokenizer(p5_folder, model.cfg.vocab_size)
     corpus = make_corpus(dataset, tokenizer, P5Config(**config["p5"]), config["seed"])
-    settings = config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])}
-    cfp = CFP(CFPConfig(**settings), model.cfg)
-    cfp.load_state_dict(load_tensors(folder / "cfp.safetensors"))
-    known = hold_out(dataset, config["attr"], config["label holdout"], config["seed"])
-    return Opened(config, corpus, model, cfp.to(device).frozen(), known < 0)
+    cfg = CFPConfig(**config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])})
+    prefixes = {attr: load_prompt(folder, attr, cfg, model) for attr in config["attrs"]}
+    mixer = None
+    if config["mixer"] is not None:
+        mixer = Mixer(MixerConfig(**config["mixer"]), model.cfg)
+        mixer.load_state_dict(load_tensors(folder / "mixer.safetensors"))
+        mixer.to(device)
+    known = {
+        attr: hold_out(dataset, attr, config["label holdout"], config["seed"]) for attr in prefixes
+    }
+    held_out = {attr: labels < 0 for attr, labels in known.items()}
+    return Opened(config, corpus, model, prefixes, mixer, held_out)

@@ -18,9 +18,10 @@ from answers import score_candidates
 from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
 from cfp import StackPrefix, set_rates, step
 from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
-from files import InputError, run_command, write_atomically
+from files import run_command, write_atomically
+from mixer import concatenate
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
-from p5 import Opened, open_run
+from p5 import Opened, open_run, to_hide
 from surfaces import user_states
 
 
@@ -159,8 +160,7 @@ class SoftPrompt(nn.Module):
         soft = Prefix(None if self.encoder is None else self.encoder(), self.decoder())
         if before is None:
             return soft
-        stacks = zip(before, soft)
-        return Prefix(*(None if a is None else torch.cat([a, b], dim=-2) for a, b in stacks))
+        return concatenate([before, soft])
 
 
 def soft_batch(corpus: Corpus, users: np.ndarray, device) -> tuple[Tensor, Tensor]:
@@ -283,27 +283,26 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--kind", required=True, choices=PROBES, help="appendix A.1, A.2 or A.3")
     parser.add_argument("--attr", required=True, help="what to read")
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
-    parser.add_argument("--hide", help="read through the run's prefix for this attribute")
+    parser.add_argument(
+        "--hide",
+        default="none",
+        help="read through the run's prefix for this, such as gender,age (none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of folds, prompts and attackers (0)")
     args = parser.parse_args(argv)
     opened = open_run(args.run, torch.device("cpu"))
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
-    if args.hide not in (None, opened.config["attr"]):
-        raise InputError(
-            f"--hide {args.hide}: {args.run} has a prefix for {opened.config['attr']} alone"
-        )
-    prefix = None if args.hide is None else opened.prefix
+    hide = to_hide(args.hide, opened)
+    prefix = opened.hiding(hide)
     found = PROBES[args.kind](opened, args.attr, prefix, args.seed)
-    through = (
-        "the bare backbone" if prefix is None else f"through the prefix that hides {args.hide}"
-    )
+    through = f"through the prefix that hides {args.hide}" if hide else "the bare backbone"
     print(f"{args.kind} probe of {args.attr}, {through} (AUC in %, 50 is chance)")
     print(f"  {'':<34}{'one-vs-rest':<20}{'one-vs-one':<13}users tested")
     for name, row in found.items():
         value, low, high = (100 * number for number in row["auc"])
         cells = f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{100 * row['one-vs-one']:.1f}"
         print(f"  {name:<34}{cells[0]:<20}{cells[1]:<13}{row['users']}")
-    hidden = "" if args.hide is None else f"-hiding-{args.hide}"
+    hidden = f"-hiding-{'+'.join(hide)}" if hide else ""
     path = args.run / f"probe-{args.kind}-{args.attr}{hidden}.json"
     write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     return found

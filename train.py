@@ -1,17 +1,18 @@
 """Train a counterfactually-fair prompt (Algorithm 1) against a P5 recommender, and measure it.
 
     python train.py --attr gender
+    python train.py --attr gender,age,occupation
 
-does everything in the toy world and ends with one table. `python train.py --help` is the manual.
+The first does everything in the toy world and ends with one table; the second trains a prompt for each
+attribute and the mixer of section 4.1, for any choice of them. `python train.py --help` is the manual.
 """
 
-import argparse
 import copy
 import dataclasses
-import functools
 import math
 import sys
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ import evaluate
 from attack import attack
 from cfp import (
     CFP,
-    PAPER_SCHEDULE,
     CFPConfig,
     Discriminator,
     adversarial_loss,
@@ -28,48 +28,32 @@ from cfp import (
     forward,
     set_rates,
     step,
+    u_emb_of,
 )
 from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, people_with, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from files import InputError, run_command, save_tensors
-from model import Backbone
-from p5 import DTYPES, P5Config, backbone_folder, p5_backbone
+from files import InputError, run_command, save_tensors, write_atomically
+from flags import parse_args, pick_device, settings
+from mixer import Mixer, MixerConfig, concatenate, subsets
+from model import Backbone, Prefix
+from p5 import (
+    DTYPES,
+    P5Config,
+    backbone_folder,
+    finished,
+    load_prompt,
+    p5_backbone,
+    read_attrs,
+    trained_before,
+    weights_fingerprint,
+)
 from ranks import some_users, validation_hit
 from runs import Run, minutes
 from surfaces import surfaces
-from weights import PUBLISHED, read_config
+from weights import read_config
 
-# What a data set wants changed in the defaults; a flag on the command line goes before it.
-P5_FOR = {
-    "toy": {},
-    "ml-100k": dict(window=20, steps=2000),
-    "ml-1m": dict(window=20, steps=7000, sequential_batch=128, d_ff=256),
-    "insurance": dict(window=20, steps=500, embedding_lr=3e-3),
-}
-CFP_FOR = {
-    "toy": {},
-    "ml-100k": dict(epochs=60, dis_depths=(1, 3), dis_lr=1e-2),
-    "ml-1m": dict(
-        prefix_len=30,
-        lam=30.0,
-        dis_depths=(1, 3, 7),
-        dis_noise=0.3,
-        dis_lr=3e-3,
-        batch_size=256,
-        epochs=60,
-    ),
-    "insurance": dict(batch_size=256, epochs=5, dis_depths=(1, 3), dis_lr=1e-2),
-}
-# Hiding from the scores wants more: the history in the prompt tells the attribute as well.
-CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
-# What a backbone wants changed beyond that. Published weights would not survive a rate that
-# fills empty embeddings. # Paper silent: these rates; P5 trained its T5 with 1e-3.
-P5_ON = {
-    "tiny": {},
-    "tiny-llama": {},
-    "t5": dict(lr=1e-3, embedding_lr=1e-3),
-    "llama": dict(lr=2e-5, embedding_lr=2e-5),
-}
+# of each choice of attributes that may be drawn: of each attribute, who guesses it
+Adversary = dict[tuple[str, ...], dict[str, Discriminator]]
 
 
 def batches_per_epoch(corpus: Corpus, cfg: CFPConfig) -> int:
@@ -104,33 +88,89 @@ def user_batches(
 def train_cfp(
     corpus: Corpus,
     model: Backbone,
-    labels: np.ndarray,
+    labels: dict[str, np.ndarray],
     tasks: list[str],
     cfg: CFPConfig,
     seed: int,
     run: Run,
-) -> tuple[CFP, Discriminator]:
-    """Algorithm 1: the prefix against the discriminator, on a frozen model.
+) -> tuple[CFP, Adversary]:
+    """A prompt that hides one attribute, or several together, and the discriminators it hides from.
 
-    `labels` (users,) are class indices, negative where the adversary may not know them. Returns the
-    prefix that looks best on the validation prompts (see `choose`) of three taken in the last third,
-    and the discriminator of that moment.
+    `labels` gives each attribute's class indices (users,), negative where the adversary may not know
+    them.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng([seed, 6])
+    cfp = CFP(cfg, model.cfg).to(next(model.parameters()).device)
+    everything, name = tuple(labels), f"CFP {'+'.join(labels)}"
+    prefix = lambda attrs: cfp()
+    return cfp, algorithm_1(
+        corpus, model, cfp, prefix, [everything], labels, tasks, cfg, seed, run, name
+    )
+
+
+def train_mixer(
+    corpus: Corpus,
+    model: Backbone,
+    prefixes: dict[str, Prefix],
+    labels: dict[str, np.ndarray],
+    tasks: list[str],
+    cfg: CFPConfig,
+    mixer_cfg: MixerConfig,
+    seed: int,
+    run: Run,
+) -> tuple[Mixer, Adversary]:
+    """The mixer of the frozen `prefixes`, trained on every choice of two or more (section 4.1)."""
+    torch.manual_seed(seed)
+    mixer = Mixer(mixer_cfg, model.cfg).to(next(model.parameters()).device)
+    prefix = lambda attrs: mixer([prefixes[attr] for attr in attrs])
+    # A prompt that is chosen alone passes unchanged: drawing it would teach nothing.
+    choices = [attrs for attrs in subsets(list(labels)) if len(attrs) > 1]
+    names = "lam", "lr", "dis_steps", "epochs"
+    cfg = dataclasses.replace(cfg, **{name: getattr(mixer_cfg, name) for name in names})
+    return mixer, algorithm_1(
+        corpus, model, mixer, prefix, choices, labels, tasks, cfg, seed, run, "mixer"
+    )
+
+
+def algorithm_1(
+    corpus: Corpus,
+    model: Backbone,
+    player: CFP | Mixer,
+    prefix: Callable[[tuple[str, ...]], Prefix],
+    choices: list[tuple[str, ...]],
+    labels: dict[str, np.ndarray],
+    tasks: list[str],
+    cfg: CFPConfig,
+    seed: int,
+    run: Run,
+    name: str,
+) -> Adversary:
+    """Algorithm 1: the prefix against a discriminator per attribute, on a frozen model.
+
+    Trains `player`, P, in place. `prefix` computes from it what the model reads in order to hide one of
+    the `choices` of attributes, drawn at random for every batch (K of Eq. 5; a CFP has one choice).
+    The player is left as it was at the one of three moments in the last third that looks best on
+    the validation prompts (see `choose`); the discriminators of that moment are returned.
+    """
+    rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
     model.requires_grad_(False).eval()
-    shares = np.bincount(labels[labels >= 0]) / (labels >= 0).sum()
-    entropy = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    cap = entropy if cfg.cap else math.inf
-    label_of = torch.from_numpy(labels).to(device)
+    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
+    entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
+    caps = {k: entropy[k] if cfg.cap else math.inf for k in labels}
+    # Paper silent: the lambda_k of Eq. 5. A loss counts in units of its labels' entropy: with the
+    # same lambda for all, the 21 classes of an occupation (3 nats) leave little of gender's (0.7).
+    lams = {k: cfg.lam if len(labels) == 1 else cfg.lam * math.log(2) / entropy[k] for k in labels}
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
-    cfp = CFP(cfg, model.cfg).to(device)
-    discriminator = Discriminator(cfg, model.cfg.d_model, len(shares), n_readings).to(device)
-    prefix_optimizer = torch.optim.AdamW(cfp.parameters(), cfg.lr, weight_decay=0.0)
-    dis_optimizer = torch.optim.AdamW(
-        discriminator.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
-    )
+    # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
+    # set for each; one for all leaves up to ten points more of the AUC through the prefixes of two.
+    shape_of = {k: (model.cfg.d_model, int(labels[k].max()) + 1, n_readings) for k in labels}
+    adversary = {c: {k: Discriminator(cfg, *shape_of[k]).to(device) for k in c} for c in choices}
+    weights = [
+        w for some in adversary.values() for member in some.values() for w in member.parameters()
+    ]
+    prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
+    dis_optimizer = torch.optim.AdamW(weights, cfg.dis_lr, weight_decay=cfg.dis_weight_decay)
     n_batches = cfg.epochs * batches_per_epoch(corpus, cfg)
     snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
     batch_num, snapshots = 0, []
@@ -139,72 +179,90 @@ def train_cfp(
     # The numbers on the right are the lines of Algorithm 1; lines 8 and 18-21 end its blocks.
     for _ in range(cfg.epochs):                                                           # 1
         for users, batch in user_batches(corpus, tasks, cfg, rng, device):                # 2
-            batch_num, label_u = batch_num + 1, label_of[users]
+            batch_num, attrs = batch_num + 1, choices[draw.integers(len(choices))]
+            C, label_u = adversary[attrs], {k: label_of[k][users] for k in attrs}
+            lam, cap = [lams[k] for k in attrs], [caps[k] for k in attrs]
             set_rates(prefix_optimizer, min(batch_num / 20, 1 - 0.95 * batch_num / n_batches))
-            # (1) the prefix hides the attribute: P descends L_rec - lambda * L_dis
+            # (1) the prefix hides the attributes: P descends L_rec - sum of lambda * L_dis
             for _ in range(cfg.inner_steps):                                              # 3  T
-                rec_loss, u_emb = forward(model, cfp(), batch, cfg.hide_from)             # 4
-                dis_loss = discriminator_loss(discriminator, u_emb, label_u)              # 5
-                loss = adversarial_loss(rec_loss, dis_loss, cfg.lam, cap)                 # 6
+                rec_loss, u_emb = forward(model, prefix(attrs), batch, cfg.hide_from)     # 4
+                dis_loss = [discriminator_loss(C[k], u_emb, label_u[k]) for k in attrs]   # 5
+                loss = adversarial_loss(rec_loss, dis_loss, lam, cap)                     # 6
                 step(prefix_optimizer, loss)                                              # 7
             if batch_num % cfg.every == 0:                                                # 9  R
                 # (2) the prefix recovers the recommendations: P descends L_rec
                 for _ in range(cfg.rec_steps):                                            # 10 T
-                    rec_loss, _ = forward(model, cfp(), batch, cfg.hide_from)             # 11
+                    rec_loss, _ = forward(model, prefix(attrs), batch, cfg.hide_from)     # 11
                     step(prefix_optimizer, rec_loss)                                      # 12
-                # (3) the discriminator catches up: C descends L_dis. M and P stay fixed and nothing
+                # (3) the discriminators catch up: C descends L_dis. M and P stay fixed and nothing
                 # in them is random, so line 15 gives the same T times over: once is enough.
-                with torch.no_grad():
-                    _, u_emb = forward(model, cfp(), batch, cfg.hide_from)                # 15
+                u_emb = u_emb_of(model, prefix(attrs), batch, cfg.hide_from)              # 15
                 for _ in range(cfg.dis_steps):                                            # 14 T
-                    dis_loss = discriminator_loss(discriminator, u_emb, label_u)          # 16
-                    step(dis_optimizer, dis_loss.sum())                                   # 17
+                    dis_loss = [discriminator_loss(C[k], u_emb, label_u[k]) for k in attrs]  # 16
+                    step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
             if batch_num in snapshot_at:
-                snapshots.append(copy.deepcopy((cfp, discriminator)))
-            losses = dict(rec=rec_loss.item(), dis=dis_loss.mean().item(), blind=entropy)
-            run.progress(f"CFP ({' + '.join(tasks)})", batch_num, n_batches, **losses)
+                snapshots.append(copy.deepcopy((player.state_dict(), adversary)))
+            losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
+            losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
+            run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
     # fmt: on
-    return choose(corpus, model, labels, tasks, cfg, snapshots, seed, run)
+    everything = lambda: prefix(tuple(labels))
+    return choose(corpus, model, player, everything, labels, tasks, cfg, snapshots, seed, run, name)
+
+
+def entropy_of(labels: np.ndarray) -> float:
+    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess."""
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    return float(-(shares * np.log(shares)).sum())
 
 
 def choose(
     corpus: Corpus,
     model: Backbone,
-    labels: np.ndarray,
+    player: CFP | Mixer,
+    prefix: Callable[[], Prefix],
+    labels: dict[str, np.ndarray],
     tasks: list[str],
     cfg: CFPConfig,
-    snapshots: list[tuple[CFP, Discriminator]],
+    snapshots: list[tuple[dict, Adversary]],
     seed: int,
     run: Run,
-) -> tuple[CFP, Discriminator]:
-    """The snapshot that does best on the validation prompts, whose answer is the validation item.
+    name: str,
+) -> Adversary:
+    """Give `player` the weights that do best on the validation prompts, whose answer is the validation item.
 
-    Smaller is better: how far a fresh logistic regression's AUC is from one half, on the worse of what
-    the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth. Without validation
-    items, the last.
+    Smaller is better: how far a fresh logistic regression's AUC is from one half, on the worst of what
+    the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth; a mixer is judged with
+    all attributes hidden at once. Without validation items, the last. Returns the discriminators of
+    that moment.
     # Paper silent: how its prompts were chosen; the release tunes on the figures that it reports.
     # The tested prompts are not looked at here, but they are about the same people with the same
     # labels, so this choice among three can flatter by a little.
     """
     users = people_with(corpus, "valid")
-    users = users[labels[users] >= 0]
-    if len(users) == 0:
-        return snapshots[-1]
     sample = some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
-    before = [validation_hit(model, corpus, task, sample) for task in tasks]
+    before = {task: validation_hit(model, corpus, task, sample) for task in tasks if len(users)}
     read = ("user tokens", "first decoder state")[: 2 if cfg.hide_from == "scores" else 1]
     scores = []
-    for cfp, _ in snapshots:
-        prefix, leaks, losses = cfp.frozen(), [], []
-        for task, hit_before in zip(tasks, before):
-            for states in surfaces(model, corpus, task, "valid", users, prefix, read).values():
-                attacked = attack(states, labels[users], ["logistic regression"], seed + 1)
-                leaks.append(abs(attacked["auc"][0] - 0.5))
-            hit = validation_hit(model, corpus, task, sample, prefix)
-            losses.append(max(0.0, 0.9 - hit / max(hit_before, 1e-9)))
+    for weights, _ in snapshots if len(users) else ():
+        player.load_state_dict(weights)
+        with torch.no_grad():
+            given, leaks, losses = prefix(), [], []
+        for task in tasks:
+            for states in surfaces(model, corpus, task, "valid", users, given, read).values():
+                for attr, of in labels.items():
+                    some = of[users] >= 0
+                    attacked = attack(
+                        states[some], of[users[some]], ["logistic regression"], seed + 1
+                    )
+                    leaks.append(abs(attacked["auc"][0] - 0.5))
+            hit = validation_hit(model, corpus, task, sample, given)
+            losses.append(max(0.0, 0.9 - hit / max(before[task], 1e-9)))
         scores.append(max(leaks) + max(losses))
-        run.metric(stage="CFP validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
-    return snapshots[int(np.argmin(scores))]
+        run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
+    weights, adversary = snapshots[int(np.argmin(scores)) if scores else -1]
+    player.load_state_dict(weights)
+    return adversary
 
 
 # -------------------------------------------------------------------------------------------------
@@ -212,187 +270,26 @@ def choose(
 # -------------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train a P5 recommender and a counterfactually-fair prompt for one attribute; end "
-        "with a table of how good the recommendations are and of what fresh attackers still read.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "--attr", required=True, help="what to hide: gender, age, occupation, marital; see the data"
-    )
-    add(
-        "--data",
-        default="toy",
-        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
-    )
-    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
-    add(
-        "--backbone",
-        default="tiny",
-        help="tiny (default): a T5 from scratch; tiny-llama; a folder with config.json, weights and "
-        f"tokenizer; or a published one, downloaded into weights/: {', '.join(PUBLISHED)}",
-    )
-    add("--dtype", default="fp32", choices=DTYPES, help="of the frozen backbone (fp32)")
-    add("--task", default="both", choices=["both", *TASKS], help="what the prompt serves (both)")
-    add(
-        "--seed",
-        type=natural,
-        default=0,
-        help="of data, weights, batches, negatives, attackers (0)",
-    )
-    add(
-        "--label-holdout",
-        type=between(0, 0.9, "share"),
-        nargs="?",
-        const=0.4,
-        default=0.0,
-        help="share of the users whose labels the adversary never sees, on whom the AUC is reported "
-        "apart (0; 0.4 where no number is given)",
-    )
-    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
-    add(
-        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
-    )
-    add("--retrain", action="store_true", help="train the P5 backbone even if there is one already")
-    add("--toy-users", type=positive, default=1200, help="people in the toy world (1200)")
-    add(
-        "--toy-effect",
-        type=between(0, 10, "number"),
-        default=1.0,
-        help="how much the toy world's attributes change what is watched (1; 0 for nothing)",
-    )
-    add(
-        "--toy-twins",
-        type=natural,
-        default=0,
-        help="people of the toy world who get a twin with another --attr and a placebo, for the audit (0)",
-    )
-    add(
-        "--paper-schedule", action="store_true", help="the paper's T = 10, R = 20, seven layers, .."
-    )
-    text = "default: what suits the data, see the run's config.json"
-    group = parser.add_argument_group("counterfactually-fair prompt", text)
-    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--prefix-len", type=positive, help="tokens of the prefix; the paper's {5, 15, 30}")
-    add("--lam", type=rate, help="lambda of Eq. 4; the paper's {1, 5, 10, 100}")
-    add(
-        "--inner-steps",
-        type=positive,
-        help="T of the prefix on Eq. 4, line 3; the paper's {10, 20}",
-    )
-    add("--rec-steps", type=natural, help="T of the prefix on Eq. 2, line 10; the paper's {10, 20}")
-    add("--dis-steps", type=positive, help="T of the discriminator, line 14; the paper's {10, 20}")
-    add("--every", type=positive, help="R, batches between discriminator updates; the paper's 20")
-    add("--epochs", type=positive, help="passes over the users")
-    add(
-        "--hide-from",
-        choices=["user-tokens", "scores"],
-        help="what the adversary reads: the user tokens, as in the paper, or the first state of the "
-        "decoder as well, from which the recommendations are written",
-    )
-    add("--batch-size", type=several, help="users per batch; the paper's 16")
-    add("--lr", type=rate, help="learning rate of the prefix")
-    add("--dis-lr", type=rate, help="learning rate of the discriminators")
-    group = parser.add_argument_group("P5 backbone", text)
-    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--p5-steps", dest="steps", type=natural, help="training steps; 0 for a folder as it is")
-    add("--window", type=positive, help="items of history in a sequential prompt")
-    add(
-        "--prompt-candidates", type=natural, help="listed in a direct prompt; the paper's 100, or 0"
-    )
-    return parser.parse_args(argv)
-
-
-def natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def several(text: str) -> int:
-    """A discriminator compares people: its batch has two at least."""
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 on")
-    return int(text)
-
-
-def between(low: float, high: float, what: str):
-    """The type of a flag whose value is a number from `low` to `high`."""
-
-    def read(text: str) -> float:
-        try:
-            if low <= float(text) <= high:
-                return float(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from {low:g} to {high:g}")
-
-    return read
-
-
-def rate(text: str) -> float:
-    try:
-        if 0 < float(text) < math.inf:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def config_of(kind: type, preset: dict, args: argparse.Namespace):
-    """A config dataclass: its defaults, then the preset, then the flags that were given."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return kind(**preset | given)
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"--device {name}: not to be had here; choose cpu or auto")
-    return torch.device(name)
-
-
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
     args = parse_args(argv)
     device = pick_device(args.device)
-    toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, args.attr)
-    if args.data != "toy" and toy_cfg != ToyConfig(twins_in=args.attr):
+    attrs = read_attrs(args.attr, "--attr")
+    toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
+    if args.data != "toy" and toy_cfg != ToyConfig(twins_in=attrs[0]):
         raise InputError(
             f"--data {args.data}: --toy-users, --toy-effect and --toy-twins are for toy"
         )
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
-    dataset.labels(args.attr)  # says so where there is no such attribute
+    for attr in attrs:
+        dataset.labels(attr)  # says so where there is no such attribute
     folder = backbone_folder(args.backbone)
     on = args.backbone if folder is None else read_config(folder)["model_type"]
-    preset = args.data if args.data in P5_FOR else "ml-100k"
-    p5 = config_of(P5Config, P5_FOR[preset] | P5_ON[on], args)
-    game = CFP_FOR[preset] | CFP_AGAINST[getattr(args, "hide_from", "user-tokens")]
-    cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else game, args)
-    if p5.steps == 0 and folder is None:
-        raise InputError(f"--p5-steps 0: --backbone {args.backbone} knows nothing before training")
-    if p5.prompt_candidates > N_NEGATIVES:
-        raise InputError(
-            f"--prompt-candidates {p5.prompt_candidates}: there are {N_NEGATIVES} at most"
-        )
-    if args.label_holdout and cfg.batch_size < 16:
-        raise InputError(
-            f"--label-holdout with --batch-size {cfg.batch_size}: some batches would have no label at "
-            "all; 16 users at least"
-        )
-    known = hold_out(dataset, args.attr, args.label_holdout, args.seed)
+    p5, cfg, mixer_cfg = settings(args, attrs, on, folder)
+    known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
     tasks = list(TASKS) if args.task == "both" else [args.task]
-    name = f"{args.data}-{args.attr}-seed{args.seed}" + ("-paper" if args.paper_schedule else "")
+    name = f"{args.data}-{'+'.join(attrs)}-seed{args.seed}"
+    name += "-paper" if args.paper_schedule else ""
     name += "-scores" if cfg.hide_from == "scores" else ""
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
     config = {
@@ -402,7 +299,7 @@ def main(argv: list[str] | None = None) -> dict:
         "toy": dataclasses.asdict(toy_cfg),
         "label holdout": args.label_holdout,
         "data fingerprint": fingerprint(dataset),
-        "attr": args.attr,
+        "attrs": attrs,
         "tasks": tasks,
         "seed": args.seed,
         "device": str(device),
@@ -410,10 +307,11 @@ def main(argv: list[str] | None = None) -> dict:
         "dtype": args.dtype,
         "p5": dataclasses.asdict(p5),
         "cfp": dataclasses.asdict(cfg),
+        "mixer": dataclasses.asdict(mixer_cfg) if len(attrs) > 1 else None,
         "torch": torch.__version__,
     }
     run = Run(args.out, name, config)
-    describe(dataset, args.attr, p5, run)
+    describe(dataset, attrs, p5, run)
     corpus, model, p5_folder = p5_backbone(
         dataset,
         p5,
@@ -426,37 +324,107 @@ def main(argv: list[str] | None = None) -> dict:
         run,
     )
     np.save(run.folder / "negatives.npy", corpus.negatives, allow_pickle=False)
-    p5_seconds = run.seconds()
-
-    cfp, discriminator = train_cfp(corpus, model, known, tasks, cfg, args.seed, run)
-    cfp_seconds = run.seconds() - p5_seconds
-    save_tensors(run.folder / "cfp.safetensors", cfp.state_dict())
-    save_tensors(run.folder / "discriminator.safetensors", discriminator.state_dict())
-
-    run.say("measuring on the test items, with fresh attackers")
-    prefix = cfp.frozen()
     results = {
         "data": args.data,
         "backbone": args.backbone,
-        "attr": args.attr,
+        "attrs": attrs,
         "seed": args.seed,
         "seconds": None,
-        **evaluate.before_and_after(
-            model, corpus, tasks, args.attr, prefix, discriminator, known < 0, args.seed
-        ),
         "p5 folder": str(p5_folder),
-        "p5 seconds": p5_seconds,
-        "cfp seconds": cfp_seconds,
+        "p5 weights": weights_fingerprint(p5_folder),
+        "p5 seconds": run.seconds(),
+        "cfp seconds": {},
+        "cfp from": {},
     }
+    prefixes = {}
+    for attr in attrs:
+        before = None
+        if len(attrs) > 1:
+            before = trained_before(config, p5_folder, results["p5 weights"], attr)
+        if before is not None:
+            prefixes[attr] = load_prompt(before, attr, cfg, model)
+            results["cfp seconds"][attr] = finished(before)[1]["cfp seconds"][attr]
+            results["cfp from"][attr] = str(before)
+            run.say(f"CFP for {attr}: reusing the one of {before}")
+            for kind in "cfp", "discriminator":
+                content = (before / f"{kind}-{attr}.safetensors").read_bytes()
+                write_atomically(run.folder / f"{kind}-{attr}.safetensors", content)
+            continue
+        began = run.seconds()
+        cfp, adversary = train_cfp(corpus, model, {attr: known[attr]}, tasks, cfg, args.seed, run)
+        prefixes[attr], results["cfp seconds"][attr] = cfp.frozen(), run.seconds() - began
+        save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict())
+        discriminator = adversary[attr,][attr]
+        save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator.state_dict())
+
+    if len(attrs) == 1:
+        (attr,) = attrs
+        run.say("measuring on the test items, with fresh attackers")
+        results |= evaluate.before_and_after(
+            *(model, corpus, tasks, attr, prefixes[attr], discriminator),
+            *(known[attr] < 0, args.seed),
+        )
+        table, prefix = evaluate.table(results), prefixes[attr]
+    else:
+        ways = combine(
+            *(corpus, model, prefixes, known, tasks, cfg, mixer_cfg, args.seed),
+            *(args.from_scratch, results, run),
+        )
+        (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
+        results |= evaluate.combinations(
+            model, corpus, tasks, list(attrs), ways, args.seed, run.say
+        )
+        table = evaluate.combinations_table(results)
     results["seconds"] = run.seconds()
     run.write_json("results.json", results)
     run.say("\n" + evaluate.example(model, corpus, tasks[0], prefix))
-    run.say("\n" + evaluate.table(results))
+    run.say("\n" + table)
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
     return results
 
 
-def describe(dataset: Dataset, attr: str, p5: P5Config, run: Run) -> None:
+def combine(
+    corpus: Corpus,
+    model: Backbone,
+    prefixes: dict[str, Prefix],
+    labels: dict[str, np.ndarray],
+    tasks: list[str],
+    cfg: CFPConfig,
+    mixer_cfg: MixerConfig,
+    seed: int,
+    from_scratch: bool,
+    results: dict,
+    run: Run,
+) -> list[evaluate.Combined]:
+    """Every way to hide every choice of attributes: by the mixer, which is trained and saved here, by
+    putting the prompts one beside the other and, if asked for, by a prompt of its own.
+    """
+    began = run.seconds()
+    mixer, _ = train_mixer(corpus, model, prefixes, labels, tasks, cfg, mixer_cfg, seed, run)
+    mixing, spent = run.seconds() - began, results["cfp seconds"]
+    save_tensors(run.folder / "mixer.safetensors", mixer.state_dict())
+    results["mixer seconds"], results["scratch seconds"] = mixing, {}
+    ways = []
+    for attrs in subsets(list(prefixes)):
+        parts, apart = [prefixes[attr] for attr in attrs], sum(spent[attr] for attr in attrs)
+        if len(attrs) == 1:  # the mixer leaves it as it is
+            ways.append(evaluate.Combined(attrs, "mixer", apart, parts[0]))
+            continue
+        with torch.no_grad():
+            ways.append(evaluate.Combined(attrs, "mixer", mixing, mixer(parts)))
+        ways.append(evaluate.Combined(attrs, "concatenation", 0.0, concatenate(parts)))
+        if from_scratch:
+            began = run.seconds()
+            own = {attr: labels[attr] for attr in attrs}
+            own_cfg = dataclasses.replace(cfg, lam=mixer_cfg.lam)
+            cfp, _ = train_cfp(corpus, model, own, tasks, own_cfg, seed, run)
+            seconds = run.seconds() - began
+            results["scratch seconds"]["+".join(attrs)] = seconds
+            ways.append(evaluate.Combined(attrs, "from scratch", seconds, cfp.frozen()))
+    return ways
+
+
+def describe(dataset: Dataset, attrs: tuple[str, ...], p5: P5Config, run: Run) -> None:
     """Say what the data are: sizes, classes, what was left out, what is held out."""
     lengths = np.array([len(history) for history in dataset.histories])
     sizes = f"{len(dataset.users)} users, {len(dataset.titles)} items, {lengths.sum()} interactions"
@@ -466,7 +434,7 @@ def describe(dataset: Dataset, attr: str, p5: P5Config, run: Run) -> None:
     for name, values in dataset.attributes.items():
         counts = np.bincount(values, minlength=len(dataset.classes[name]))
         classes = ", ".join(f"{c} {n}" for c, n in zip(dataset.classes[name], counts))
-        run.say(f"  {name}{' (to be hidden)' if name == attr else ''}: {classes}")
+        run.say(f"  {name}{' (to be hidden)' if name in attrs else ''}: {classes}")
     for n, consequence in (1, "trained on, not tested"), (2, "tested, without a validation item"):
         if (lengths == n).any():
             run.say(f"  users with {n} interaction(s): {(lengths == n).sum()}, {consequence}")

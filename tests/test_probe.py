@@ -69,7 +69,7 @@ def opened(request, corpus):
     random = random_t5 if request.param == "t5" else random_llama
     model = random(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
     prefix = CFP(CFPConfig(prefix_len=3), model.cfg).frozen()
-    return Opened({"attr": "gender"}, corpus, model, prefix, np.zeros(60, dtype=bool))
+    return Opened({}, corpus, model, {"gender": prefix}, None, {"gender": np.zeros(60, dtype=bool)})
 
 
 def test_eq6_by_hand(opened):
@@ -88,8 +88,8 @@ def test_eq6_by_hand(opened):
 def test_soft_prompt_follows_the_prefix_that_is_probed_through(opened):
     soft = probe.SoftPrompt(opened.model.cfg, length=4)
     assert len(soft.decoder.hidden) == 2  # three layers with the last; the encoder's has two
-    both = soft(opened.prefix)
-    for side, alone, joined in zip(opened.prefix, soft(), both):
+    prefix = opened.hiding(("gender",))
+    for side, alone, joined in zip(prefix[:2], soft(), soft(prefix)):
         if side is not None:
             assert torch.equal(joined[..., :3, :], side) and torch.equal(joined[..., 3:, :], alone)
     assert soft.encoder is None or len(soft.encoder.hidden) == 1
@@ -107,7 +107,7 @@ def test_soft_probe_reads_what_is_planted():
         model.embedding.weight[pieces, :4] = torch.from_numpy(8.0 * (2 * planted - 1)).float()[
             :, None
         ]
-        opened = Opened({"attr": "gender"}, corpus, model, None, np.zeros(len(dataset.users), bool))
+        opened = Opened({}, corpus, model, {}, None, {})
         auc.append(
             probe.probe_soft(opened, "gender", None, seed=0, epochs=20)["soft prompt"]["auc"]
         )
@@ -148,7 +148,8 @@ def test_the_command_on_a_run(tmp_path):
             assert f"{100 * row['auc'][0]:.1f} [" in done.stdout
     mistakes = {
         "--attr size --run r": "--attr size: toy has no such attribute",
-        "--attr age --run r --hide age": "--hide age: r has a prefix for gender alone",
+        "--attr age --run r --hide age": "--hide age: this run has no prompt for age, only for gender",
+        "--attr age --run r --hide size": "--hide size: toy has no attribute 'size'; its are gender, age",
         "--attr age --run nowhere": "nowhere/config.json is missing",
     }
     for mistake, expected in mistakes.items():

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
 
 
-def command(folder: Path, arguments: str) -> subprocess.CompletedProcess:
+def command(folder: Path, arguments: str, script="train.py") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, ROOT / "train.py", *arguments.split()],
+        [sys.executable, ROOT / script, *arguments.split()],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -42,7 +42,7 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
     done = command(tmp_path, f"{TINY_RUN} --out first")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "first" / "results.json").read_text())
-    assert (results["data"], results["backbone"], results["attr"]) == ("toy", "tiny", "gender")
+    assert (results["data"], results["backbone"], results["attrs"]) == ("toy", "tiny", ["gender"])
     assert results["seed"] == 0 and results["seconds"] > 0
     for when in ("before", "after"):
         for task in ("sequential", "direct"):
@@ -60,15 +60,17 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
             assert shown in done.stdout and f"{100 * attackers[strongest][0]:.1f} [" in done.stdout
     assert "floor (shuffled labels)" in done.stdout and "ceiling (raw history)" in done.stdout
     log = (tmp_path / "first" / "log.txt").read_text()
-    assert "P5 " in log and "CFP (sequential + direct)" in log and "left" in log
+    assert "P5 " in log and "CFP gender (sequential + direct)" in log and "left" in log
     metrics = [json.loads(line) for line in (tmp_path / "first" / "metrics.jsonl").open()]
-    assert {"P5", "P5 validation", "CFP (sequential + direct)", "CFP validation"} == {
+    assert {"P5", "P5 validation", "CFP gender (sequential + direct)", "CFP gender validation"} == {
         line["stage"] for line in metrics
     }
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     assert config["cfp"]["prefix_len"] == 4 and config["p5"]["steps"] == 6
     assert np.load(tmp_path / "first" / "negatives.npy").shape == (60, 100)
-    assert load_tensors(tmp_path / "first" / "cfp.safetensors")["encoder.tokens"].shape[0] == 4
+    assert (
+        load_tensors(tmp_path / "first" / "cfp-gender.safetensors")["encoder.tokens"].shape[0] == 4
+    )
     load_backbone(tmp_path / results["p5 folder"])
 
     again = command(tmp_path, f"{TINY_RUN} --out second")
@@ -110,7 +112,7 @@ def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "first" / "results.json").read_text())
     assert results["backbone"] == "tiny-llama" and "training a Llama of" in done.stdout
-    assert "encoder.tokens" not in load_tensors(tmp_path / "first" / "cfp.safetensors")
+    assert "encoder.tokens" not in load_tensors(tmp_path / "first" / "cfp-gender.safetensors")
 
     folder, arguments = results["p5 folder"], TINY_RUN.replace("--p5-steps 6", "--p5-steps 0")
     before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
@@ -124,12 +126,87 @@ def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
     third = json.loads((tmp_path / "third" / "results.json").read_text())
     hits = [run["before"]["direct"]["hit@10"] for run in (second, third)]
     assert hits[0] == pytest.approx(hits[1], abs=0.1)
-    prefix = load_tensors(tmp_path / "third" / "cfp.safetensors")
+    prefix = load_tensors(tmp_path / "third" / "cfp-gender.safetensors")
     assert {str(tensor.dtype) for tensor in prefix.values()} == {"torch.float32"}
 
     done = command(tmp_path, f"{TINY_RUN} --backbone {folder} --out fourth")  # trained further
     assert done.returncode == 0 and f"from {folder} into" in done.stdout, done.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before
+
+
+SEVERAL = TINY_RUN.replace("gender", "age,gender") + " --mixer-epochs 1 --mixer-hidden 8"
+
+
+def test_several_attributes_from_nothing_to_the_table_and_a_persons_list(tmp_path):
+    """The prompts are trained or reused, the mixer is trained; then the run is audited and asked."""
+    alone = command(tmp_path, f"{TINY_RUN}")
+    assert alone.returncode == 0, alone.stderr
+    done = command(tmp_path, f"{SEVERAL} --from-scratch --out several")
+    assert done.returncode == 0, done.stderr
+    assert "CFP for gender: reusing the one of runs/toy-gender-seed0" in done.stdout
+    for kind in "cfp", "discriminator":
+        files = [
+            tmp_path / f / f"{kind}-gender.safetensors"
+            for f in ("several", "runs/toy-gender-seed0")
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    results = json.loads((tmp_path / "several" / "results.json").read_text())
+    single = json.loads((tmp_path / "runs/toy-gender-seed0/results.json").read_text())
+    assert results["cfp seconds"]["gender"] == single["cfp seconds"]["gender"]
+    assert list(results["cfp from"]) == ["gender"] and results["cfp seconds"]["age"] > 0
+    ways = {(tuple(way["attrs"]), way["how"]): way for way in results["ways"]}
+    both = ("age", "gender")
+    assert set(ways) == {
+        *(((attr,), "mixer") for attr in both),
+        *((both, how) for how in ("mixer", "concatenation", "from scratch")),
+    }
+    for task in "sequential", "direct":
+        rows = {key: way[task] for key, way in ways.items()}
+        hits = {key: value for key, value in single["after"][task].items() if "hit" in key}
+        alone = rows[("gender",), "mixer"]  # does no harm, by construction
+        assert hits.items() <= alone.items()
+        assert alone["attackers"]["gender"] == single["after"][task]["attackers"]["gender"]
+        assert rows[both, "mixer"] != rows[both, "concatenation"]
+        for row in rows.values():
+            assert set(row["auc"]) == {"age", "gender"}  # those not chosen are measured too
+            assert f"{100 * row['auc']['age']:.1f} [" in done.stdout
+        assert set(results["floor"][task]) == set(results["ceiling"]) == {"age", "gender"}
+    assert ways[both, "from scratch"]["seconds"] == results["scratch seconds"]["age+gender"]
+    assert done.stdout.count("age, gender") >= 6 and "popularity" in done.stdout
+
+    again = command(tmp_path, f"{SEVERAL} --out again")
+    assert "CFP for gender: reusing" in again.stdout and "CFP age (seq" in again.stdout
+    second = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert [w for w in second["ways"] if w["how"] == "mixer"][-1]["direct"] == rows[both, "mixer"]
+
+    for hide, head in ("age,gender", "hiding age, gender"), ("none", "hiding nothing"):
+        asked = command(tmp_path, f"--run several --user 42 --hide {hide} --top 5", "evaluate.py")
+        assert asked.returncode == 0, asked.stderr
+        assert head in asked.stdout and asked.stdout.startswith(
+            "User 42 (user_42 in the prompts): "
+        )
+        assert "sequential recommendation" in asked.stdout and "\n  5  " in asked.stdout
+        assert "\n  6  " not in asked.stdout
+    audited = command(
+        tmp_path, "--run several --audit --attr age --hide age,gender --shuffles 1", "evaluate.py"
+    )
+    assert audited.returncode == 0, audited.stderr
+    assert (tmp_path / "several/audit-age-hiding-age+gender.json").exists()
+    for arguments, expected in {
+        "--user 42 --hide size": "--hide size: toy has no attribute 'size'; its are gender, age, occ",
+        "--user 42 --hide occupation": "this run has no prompt for occupation, only for age, gender; "
+        "train one: train.py --attr age,gender,occupation",
+        "--user 42 --hide age,age": "--hide age,age: age is named twice",
+        "--user 42 --hide age,": "an attribute is missing before or after a comma",
+        "--user 61": "--user 61: toy has no such user; its 60 are 1, 2, 3, .. 60",
+        "--user 42 --plot": "--plot belongs to --audit",
+        "--audit --top 3": "--top belongs to --user",
+        "--audit --attr age --hide none": "--hide none: an audit compares a prompt with none",
+        "--audit": "hides age, gender; name the one to read with --attr",
+    }.items():
+        done = command(tmp_path, f"--run several {arguments}", "evaluate.py")
+        assert done.returncode == 2 and expected in done.stderr, arguments
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_runs_get_a_folder_each(tmp_path):
@@ -187,6 +264,12 @@ MISTAKES = {
     "--attr gender --backbone .": "config.json is missing: is . the folder of a model?",
     "--attr gender --p5-steps 0": "--p5-steps 0: --backbone tiny knows nothing before training",
     "--attr gender --out file": "cannot write into --out file",
+    "--attr gender,": "--attr 'gender,': an attribute is missing before or after a comma",
+    "--attr gender,age,gender": "--attr gender,age,gender: gender is named twice",
+    "--attr gender,size": "--attr size: toy has no such attribute; choose from gender, age",
+    "--attr gender --from-scratch": "--from-scratch: there is a mixer for several attributes only",
+    "--attr gender --mixer-epochs 3": "--mixer-epochs: there is a mixer for several attributes only",
+    "--attr gender,age --mixer-hidden 30": "--mixer-hidden 30 is no multiple of 8, its heads",
     "": "--attr",
 }
 
@@ -257,11 +340,11 @@ def test_hidden_from_scores_the_list_hardly_follows_the_attribute(tmp_path, monk
     monkeypatch.chdir(tmp_path)  # where the run's backbone is
     opened = open_run(Path("run"), torch.device("cpu"))
     users = people_with(opened.corpus, "test")
-    users = users[opened.held_out[users]]
+    users = users[opened.held_out["gender"][users]]
     labels = opened.corpus.dataset.labels("gender")[users]
     for task in ("sequential", "direct"):
         effects = []
-        for prefix in (None, opened.prefix):
+        for prefix in (None, opened.hiding(("gender",))):
             read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
             for name in ("user tokens", "scores"):
                 value = attack(read[name], labels)["auc"][0]
