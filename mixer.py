@@ -20,9 +20,9 @@ class MixerConfig:
 
     hidden: int = 256  # width of the attention, all heads together
     n_heads: int = 8
-    lam: float = 3.0  # lambda of Eq. 5, for an attribute of two equal classes
+    lam: float = 5.0  # lambda of Eq. 5, for an attribute of two equal classes
     lr: float = 2e-3  # AdamW
-    dis_steps: int = 6  # T of the discriminators in line 14
+    dis_steps: int = 8  # T of the discriminators in line 14
     epochs: int = 55  # passes over the users
 
 

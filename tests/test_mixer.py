@@ -17,7 +17,7 @@ from mixer import Mixer, MixerConfig, as_prefix, as_tokens, concatenate, subsets
 from model import Prefix
 
 KINDS = {"t5": random_t5, "llama": random_llama}
-SMALL_MIXER = MixerConfig(hidden=8, n_heads=2, epochs=1)
+SMALL_MIXER = MixerConfig(hidden=8, n_heads=2, dis_steps=3, epochs=1)
 
 
 @pytest.fixture(params=KINDS)
@@ -223,7 +223,7 @@ def test_the_mixers_phases_move_one_player_each(corpus, model, monkeypatch):
     prefixes = dict(zip(("gender", "age"), prompts_of(model, 3, 4)))
     spy = Spy(model, prefixes, monkeypatch)
     labels = {attr: corpus.dataset.labels(attr) for attr in prefixes}
-    cfg = replace(SMALL, inner_steps=2, rec_steps=1, dis_steps=3, every=3, batch_size=10)
+    cfg = replace(SMALL, inner_steps=2, rec_steps=1, every=3, batch_size=10)
     train.train_mixer(
         corpus, model, prefixes, labels, list(TASKS), cfg, SMALL_MIXER, 0, SilentRun()
     )
