@@ -341,7 +341,8 @@ def certainty(
     """(probability of each class (c,), the attacker's name): what it thinks of one user it never saw.
 
     `row` is the user among features (users, d). The attackers learn from three of the five folds without
-    that user, and the one that is best on the validation users of a fourth is asked.
+    that user. Asked is the one who finds the classes of a fourth's users likeliest: best by AUC may be
+    one who puts them in order and is never sure.
     """
     problems, n_classes = make_problems(labels[None], [seed]), int(labels.max()) + 1
     fold, place = (int(i) for i in torch.nonzero(problems.test[0] == row)[0])
@@ -350,8 +351,8 @@ def certainty(
     for name in names or ATTACKERS:
         for setting in ATTACKERS[name]:
             scores = setting(x, alone, n_classes, seed)
-            valid_auc = macro_aucs(scores.valid, alone.labels_of(alone.valid)).item()
-            found.append((valid_auc, name, scores.test[0, 0, place].exp().numpy()))
+            own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
+            found.append((own.mean().item(), name, scores.test[0, 0, place].exp().numpy()))
     _, name, probabilities = max(found, key=lambda tried: tried[0])
     return probabilities, name
 

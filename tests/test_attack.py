@@ -12,6 +12,7 @@ from attack import (
     as_ranks,
     attack,
     auc,
+    certainty,
     floor,
     leace,
     macro_auc,
@@ -215,3 +216,19 @@ def test_leace_with_many_classes_and_a_constant_column():
     erased = leace(x, labels)(x)
     means = np.array([erased[labels == c].mean(0) for c in range(7)])
     assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
+
+
+def test_how_sure_an_attacker_is_of_one_user():
+    """Sure where the class is planted; where there is nothing to learn from others, as sure as its share."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(200) % 4 == 0).astype(int)
+    planted = rng.normal(size=(200, 6)).astype(np.float32)
+    planted[:, 2] += 6.0 * labels
+    for row in 0, 1, 2, 40:
+        probabilities, name = certainty(planted, labels, row, ["logistic regression"])
+        assert probabilities[labels[row]] > 0.9 and name == "logistic regression"
+        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    names = np.eye(200, dtype=np.float32)  # whoever is learnt from is known by heart
+    for row in 0, 1, 2, 40:
+        probabilities, _ = certainty(names, labels, row, ["logistic regression"])
+        assert probabilities[1] == pytest.approx(0.25, abs=0.06)
