@@ -1,4 +1,4 @@
-"""Counterfactually-fair prompting: the prefix, the discriminator and the three losses (Eq. 2-4).
+"""Counterfactually-fair prompting: the prefix, the discriminator and the three losses (Eq. 2-5).
 
 The axes' letters are explained at the top of `model.py`. `train.py` plays the game of Algorithm 1
 with these pieces; `evaluate.py` attacks what came out of it.

@@ -131,22 +131,38 @@ def combinations(
     tasks: list[str],
     attrs: list[str],
     ways: list[Combined],
+    held_out: dict[str, np.ndarray],
     seed: int,
     say: Callable[[str], None],
 ) -> dict:
-    """What results.json says of a run with several attributes: all are attacked behind every prefix."""
+    """What results.json says of a run with several attributes: all are attacked behind every prefix.
+
+    Where people's labels of an attribute were held out, its floor is about these people.
+    """
     results = circumstances(corpus, tasks, attrs, seed)
     results |= {"before": {}, "floor": {}, "ways": []}
-    users = people_with(corpus, "test")
+    users, results["held out"] = people_with(corpus, "test"), {}
+    some = {attr: unseen[users] for attr, unseen in held_out.items()}
+    some = {attr: unseen if unseen.any() else ~unseen for attr, unseen in some.items()}
+    for attr in attrs:
+        if held_out[attr][users].any():
+            results["held out"][attr] = int(some[attr].sum())
     for task in tasks:
-        results["before"][task], states = measure(model, corpus, task, attrs, None, seed)
+        results["before"][task], states = measure(model, corpus, task, attrs, None, seed, held_out)
         results["floor"][task] = {
-            attr: floor(states, corpus.dataset.labels(attr)[users], None, seed, results["shuffles"])
+            attr: floor(
+                states[some[attr]],
+                corpus.dataset.labels(attr)[users[some[attr]]],
+                None,
+                seed,
+                results["shuffles"],
+            )
             for attr in attrs
         }
     for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
         say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
-        row = {task: measure(model, corpus, task, attrs, prefix, seed)[0] for task in tasks}
+        measured = lambda task: measure(model, corpus, task, attrs, prefix, seed, held_out)[0]
+        row = {task: measured(task) for task in tasks}
         results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
     return results
 
@@ -242,15 +258,12 @@ def combinations_table(results: dict) -> str:
             + f"{'mean':<6}seconds",
             f"  {'(popularity)':<{width + 15}}" + hit_cells(popular),
             f"  {'nothing':<{width}}{'P5':<15}{hit_cells(before)}{'':<6}"
-            + "".join(f"{cell(before['auc'][k], before['auc interval'][k]):<16}" for k in attrs),
+            + "".join(f"{cell(*shown(before, k)):<16}" for k in attrs),
         ]
         for way in results["ways"]:
             row, hidden = way[task], way["attrs"]
             kept = row["hit@10"] / max(before["hit@10"], 1e-9)
-            aucs = [
-                cell(row["auc"][k], row["auc interval"][k]) + ("*" if k in hidden else "")
-                for k in attrs
-            ]
+            aucs = [cell(*shown(row, k)) + ("*" if k in hidden else "") for k in attrs]
             lines.append(
                 f"  {', '.join(hidden):<{width}}{way['how']:<15}{hit_cells(row)}{100 * kept:<6.0f}"
                 + "".join(f"{auc:<16}" for auc in aucs)
@@ -268,7 +281,9 @@ def combinations_table(results: dict) -> str:
         "of one mixer for all combinations, of a prompt of its own for each. Brackets are 95% intervals over",
         f"users; 50 +- is how far from 50 the attack gets on shuffled labels (95% of {results['shuffles']}).",
     ]
-    return "\n".join(lines)
+    for attr, n in results["held out"].items():
+        lines.append(f"The {attr} AUC is about {n} people whose {attr} the adversary never saw.")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def hit_cells(row: dict) -> str:
@@ -281,7 +296,15 @@ def hit_cells(row: dict) -> str:
 
 def mean_leak(row: dict, hidden: list[str]) -> float:
     """One half and the mean distance from it of the hidden attributes' AUC: 45 does not make up for 55."""
-    return 0.5 + float(np.mean([abs(row["auc"][attr] - 0.5) for attr in hidden]))
+    return 0.5 + float(np.mean([abs(shown(row, attr)[0] - 0.5) for attr in hidden]))
+
+
+def shown(row: dict, attr: str) -> tuple[float, list[float]]:
+    """(AUC, interval) of a row: among people whose label the adversary never saw, where there are any."""
+    if attr in row.get("auc by group", {}):
+        value, *interval = row["auc by group"][attr]["held out"]
+        return value, interval
+    return row["auc"][attr], row["auc interval"][attr]
 
 
 def bracket(attacked: dict) -> tuple[float, list[float]]:

@@ -300,7 +300,7 @@ def finished(folder: Path) -> tuple[dict, dict]:
     """config.json and results.json of a run. Raises InputError where the folder is no finished run."""
     try:
         config = json.loads((folder / "config.json").read_text())
-        return config, json.loads((folder / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"--run {folder}: {error.filename} is missing; name the folder of a finished run"
@@ -309,6 +309,9 @@ def finished(folder: Path) -> tuple[dict, dict]:
         raise InputError(
             f"--run {folder}: config.json or results.json is no JSON ({error})"
         ) from None
+    if "attrs" not in config or "p5 weights" not in results:
+        raise InputError(f"--run {folder}: was made by an older version; run train.py again")
+    return config, results
 
 
 def trained_before(config: dict, p5_folder: Path, p5_weights: str, attr: str) -> Path | None:

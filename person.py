@@ -44,6 +44,8 @@ def compare(
 ) -> dict:
     """What `comparison` shows: a user, the two lists, and how sure attackers are of each attribute.
 
+    Source: section 4.1, the user who chooses what a recommendation has to ignore.
+
     The lists are those before the held-out test item, out of what the user has not met until then, best
     first, with each item's place in the other list. Attackers learn from other users only.
     """

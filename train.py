@@ -372,7 +372,8 @@ def main(argv: list[str] | None = None) -> dict:
         )
         (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
         results |= evaluate.combinations(
-            model, corpus, tasks, list(attrs), ways, args.seed, run.say
+            *(model, corpus, tasks, list(attrs), ways),
+            *({attr: labels < 0 for attr, labels in known.items()}, args.seed, run.say),
         )
         table = evaluate.combinations_table(results)
     results["seconds"] = run.seconds()

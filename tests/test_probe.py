@@ -179,6 +179,17 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     done = run(tmp_path, "probe.py", probed)
     assert done.returncode == 2 and "--run r: its data were" in done.stderr
     (tmp_path / "mini.inter").write_text(inter)
+    (weights,) = (tmp_path / "runs").glob("p5-*/model.safetensors")
+    right = weights.read_bytes()
+    weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    done = run(tmp_path, "probe.py", probed)
+    assert done.returncode == 2 and "--run r: its backbone runs/p5-" in done.stderr
+    weights.write_bytes(right)
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    (tmp_path / "r/config.json").write_text(json.dumps(config | {"attr": config.pop("attrs")}))
+    done = run(tmp_path, "probe.py", probed)
+    assert done.returncode == 2 and "was made by an older version" in done.stderr
+    (tmp_path / "r/config.json").write_text(json.dumps(config | {"attrs": ["gender"]}))
     (folder,) = (tmp_path / "runs").glob("p5-*")
     folder.rename(tmp_path / "away")
     done = run(tmp_path, "probe.py", probed)
