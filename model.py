@@ -137,6 +137,14 @@ class RMSNorm(nn.Module):
         return self.weight * (x * torch.rsqrt(variance + self.eps)).to(self.weight.dtype)
 
 
+def embedding(n: int, width: int) -> nn.Embedding:
+    """(n, width), its numbers still to come from `init_from_scratch` or a file.
+
+    nn.Embedding would draw them, which on the meta device imports PyTorch's compiler: two seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
+
+
 def relative_position_bucket(
     distance: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Tensor:
@@ -312,7 +320,7 @@ class Stack(nn.Module):
         self.cfg, self.is_decoder = cfg, is_decoder
         n_layers = cfg.num_decoder_layers if is_decoder else cfg.num_layers
         self.layers = nn.ModuleList(Block(cfg, is_decoder) for _ in range(n_layers))
-        self.relative_bias = nn.Embedding(cfg.relative_attention_num_buckets, cfg.num_heads)
+        self.relative_bias = embedding(cfg.relative_attention_num_buckets, cfg.num_heads)
         self.norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
         self.dropout = nn.Dropout(cfg.dropout_rate)
 
@@ -355,7 +363,7 @@ class T5(nn.Module):
     def __init__(self, cfg: T5Config):
         super().__init__()
         self.cfg = cfg
-        self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
+        self.embedding = embedding(cfg.vocab_size, cfg.d_model)
         self.encoder = Stack(cfg, is_decoder=False)
         self.decoder = Stack(cfg, is_decoder=True)
         self.head = None
@@ -490,7 +498,7 @@ class Llama(nn.Module):
     def __init__(self, cfg: LlamaConfig):
         super().__init__()
         self.cfg = cfg
-        self.embedding = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.embedding = embedding(cfg.vocab_size, cfg.hidden_size)
         self.layers = nn.ModuleList(LlamaBlock(cfg) for _ in range(cfg.num_hidden_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.head = None
