@@ -39,7 +39,7 @@ CFP_FOR = {
 MIXER_FOR = {  # on ml-1m and insurance what the toy world's would be, beside the CFP's; not tried
     "toy": {},
     "ml-100k": {},
-    "ml-1m": dict(lam=75.0),
+    "ml-1m": dict(lam=90.0),
     "insurance": dict(epochs=5),
 }
 # Hiding from the scores wants more: the history in the prompt tells the attribute as well.
@@ -149,10 +149,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="for comparison also train a prompt for each combination: what the mixer saves",
     )
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--mixer-lam", type=rate, help="lambda of Eq. 5, for an attribute of two equal classes")
+    add(
+        "--mixer-lam",
+        type=rate,
+        help="lambda of Eq. 5, for an attribute of two classes; of c classes, over c - 1",
+    )
     add("--mixer-epochs", type=positive, help="passes over the users")
     add("--mixer-dis-steps", type=positive, help="T of the discriminators, line 14")
     add("--mixer-lr", type=rate, help="learning rate of the mixer")
+    add("--mixer-dis-lr", type=rate, help="learning rate of the discriminators")
     add("--mixer-hidden", type=positive, help="width of its attention, a multiple of its heads")
     group = parser.add_argument_group("P5 backbone", text)
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)

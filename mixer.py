@@ -20,9 +20,12 @@ class MixerConfig:
 
     hidden: int = 256  # width of the attention, all heads together
     n_heads: int = 8
-    lam: float = 5.0  # lambda of Eq. 5, for an attribute of two equal classes
+    lam: float = 6.0  # lambda of Eq. 5; an attribute of c classes has lam / (c - 1)
     lr: float = 2e-3  # AdamW
-    dis_steps: int = 8  # T of the discriminators in line 14
+    dis_lr: float = 1e-2  # of the discriminators, AdamW
+    dis_steps: int = (
+        8  # T of the discriminators in line 14: there are several choices to keep up with
+    )
     epochs: int = 55  # passes over the users
 
 

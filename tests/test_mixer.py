@@ -243,15 +243,13 @@ def test_same_seed_same_mixer(corpus, model):
 
 
 def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkeypatch):
-    """The loss of a step has a term for each attribute that was drawn (Eq. 5), in units of its entropy."""
-    seen, real = [], train.adversarial_loss
+    """The loss of a step has a term for each attribute that was drawn (Eq. 5) and its own lambda."""
+    seen, lam_of, real = [], {}, train.adversarial_loss
 
     def note(rec_loss, dis_losses, lams, caps):
         seen.append(tuple(caps))
+        lam_of.update(zip(caps, lams))
         assert len(dis_losses) == len(caps)
-        assert [lam * cap for lam, cap in zip(lams, caps)] == pytest.approx(
-            [SMALL_MIXER.lam * math.log(2)] * len(caps)
-        )
         return real(rec_loss, dis_losses, lams, caps)
 
     monkeypatch.setattr(train, "adversarial_loss", note)
@@ -259,6 +257,7 @@ def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkey
     train_small(corpus, model, replace(SMALL, batch_size=3), attrs)
     entropy = [train.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
     assert len(seen) == 20
+    assert [lam_of[h] for h in entropy] == pytest.approx([6.0, 6.0 / 6, 6.0 / 20])  # lam / (c - 1)
     assert set(seen) == {tuple(chosen) for chosen in subsets(entropy) if len(chosen) > 1}
 
 
