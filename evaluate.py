@@ -60,7 +60,7 @@ def measure(
     for attr in attrs:
         labels = corpus.dataset.labels(attr)[users]
         attacked = attack(states, labels, None, seed)
-        row["auc"][attr], row["auc interval"][attr] = bracket(attacked)
+        row["auc"][attr], row["auc interval"][attr] = auc_and_interval(attacked)
         row["attackers"][attr] = attacked
         unseen = np.zeros(0) if held_out is None else held_out[attr][users]
         if unseen.any():
@@ -215,7 +215,7 @@ def table(results: dict) -> str:
             lines.append(f"  {name:<12}{''.join(f'{text:<20}' for text in cells)}".rstrip())
         before, after = results["before"][task], results["after"][task]
         if "auc by group" in after:
-            group = lambda row, name: bracket({"auc": row["auc by group"][attr][name]})
+            group = lambda row, name: auc_and_interval({"auc": row["auc by group"][attr][name]})
             lines.append(
                 "  Users whose labels the adversary never saw, attacked apart: AUC "
                 f"{cell(*group(before, 'held out'))} -> {cell(*group(after, 'held out'))}; the others: "
@@ -224,7 +224,7 @@ def table(results: dict) -> str:
         lines += [
             f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
             f"floor (shuffled labels) 50 +- {100 * results['floor'][task][attr]:.1f}, "
-            f"ceiling (raw history) {cell(*bracket(results['ceiling'][attr]))};",
+            f"ceiling (raw history) {cell(*auc_and_interval(results['ceiling'][attr]))};",
             "  The co-trained discriminator's own AUC, "
             f"{cell(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide from",
             "  just this one (optimistic), and it knew these users' labels (pessimistic).",
@@ -270,7 +270,7 @@ def combinations_table(results: dict) -> str:
                 + f"{100 * mean_leak(row, hidden):<6.1f}{way['seconds']:.0f}"
             )
         chance = [f"50 +- {100 * results['floor'][task][k]:.1f}" for k in attrs]
-        ceiling = [cell(*bracket(results["ceiling"][k])) for k in attrs]
+        ceiling = [cell(*auc_and_interval(results["ceiling"][k])) for k in attrs]
         for name, cells in ("shuffled labels", chance), ("raw history", ceiling):
             lines.append(f"  {name:<{width + 50}}" + "".join(f"{c:<16}" for c in cells).rstrip())
         lines.append("")
@@ -307,7 +307,7 @@ def shown(row: dict, attr: str) -> tuple[float, list[float]]:
     return row["auc"][attr], row["auc interval"][attr]
 
 
-def bracket(attacked: dict) -> tuple[float, list[float]]:
+def auc_and_interval(attacked: dict) -> tuple[float, list[float]]:
     """(AUC, interval) of what `attack` returns."""
     return attacked["auc"][0], attacked["auc"][1:]
 

@@ -238,7 +238,9 @@ def settings(
     p5 = config_of(P5Config, P5_FOR[preset] | P5_ON[on], args)
     game = CFP_FOR[preset] | CFP_AGAINST[getattr(args, "hide_from", "user-tokens")]
     cfg = config_of(CFPConfig, PAPER_SCHEDULE if args.paper_schedule else game, args)
-    mixer_cfg = config_of(MixerConfig, MIXER_FOR[preset], args, "mixer_")
+    papers = {name: PAPER_SCHEDULE[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}
+    mixing = papers if args.paper_schedule else MIXER_FOR[preset]
+    mixer_cfg = config_of(MixerConfig, mixing, args, "mixer_")
     if p5.steps == 0 and folder is None:
         raise InputError(f"--p5-steps 0: --backbone {args.backbone} knows nothing before training")
     if p5.prompt_candidates > N_NEGATIVES:

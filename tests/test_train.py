@@ -11,13 +11,15 @@ import torch
 from conftest import write_miniature
 
 import evaluate
+import flags
 import train
 from attack import ATTACKERS, TOGETHER, attack
 from audit import counterfactuals
 from data import people_with
 from files import InputError, load_tensors, run_command
+from mixer import MixerConfig
 from model import load_backbone
-from p5 import open_run
+from p5 import P5Config, open_run
 from surfaces import surfaces
 
 ROOT = Path(__file__).parent.parent
@@ -215,6 +217,21 @@ def test_several_attributes_from_nothing_to_the_table_and_a_persons_list(tmp_pat
         with pytest.raises(InputError) as mistake:
             evaluate.main(f"--run several {arguments}".split())
         assert expected in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("data", ["toy", "ml-100k", "ml-1m", "insurance"])
+def test_settings_are_defaults_then_the_datas_then_the_flags(data):
+    ask = lambda text: flags.settings(
+        flags.parse_args(f"--data {data} {text}".split()), ("gender", "age"), "tiny", None
+    )
+    p5, cfg, mixer_cfg = ask("--attr gender,age --lam 3 --mixer-lam 7 --mixer-dis-steps 2")
+    assert (cfg.lam, mixer_cfg.lam, mixer_cfg.dis_steps) == (3.0, 7.0, 2)
+    assert p5 == P5Config(**flags.P5_FOR[data])
+    _, cfg, mixer_cfg = ask("--attr gender,age --paper-schedule")
+    assert (cfg.lam, cfg.every, cfg.dis_steps) == (10.0, 20, 10)
+    assert (mixer_cfg.lam, mixer_cfg.dis_steps, mixer_cfg.epochs) == (10.0, 10, 2)
+    _, _, plain = ask("--attr gender,age")
+    assert plain == MixerConfig(**flags.MIXER_FOR[data])
 
 
 def test_runs_get_a_folder_each(tmp_path):
