@@ -23,9 +23,7 @@ class MixerConfig:
     lam: float = 6.0  # lambda of Eq. 5; an attribute of c classes has lam / (c - 1)
     lr: float = 2e-3  # AdamW
     dis_lr: float = 1e-2  # of the discriminators, AdamW
-    dis_steps: int = (
-        8  # T of the discriminators in line 14: there are several choices to keep up with
-    )
+    dis_steps: int = 8  # T of the discriminators in line 14: several choices to keep up with
     epochs: int = 55  # passes over the users
 
 
@@ -53,10 +51,8 @@ def as_prefix(
 
 def concatenate(prefixes: list[Prefix]) -> Prefix:
     """The chosen prompts one beside the other: the simplest way to combine them, and the mixer's input."""
-    joined = [
-        None if s[0] is None else torch.cat(s, dim=-2) for s in zip(*(p[:2] for p in prefixes))
-    ]
-    return Prefix(*joined)
+    stacks = zip(*(prefix[:2] for prefix in prefixes))
+    return Prefix(*(None if parts[0] is None else torch.cat(parts, dim=-2) for parts in stacks))
 
 
 class Mixer(nn.Module):
@@ -93,9 +89,8 @@ class Mixer(nn.Module):
         x_bnw, mask = as_tokens(concatenate(prefixes)), None
         lengths = torch.tensor([prefix.decoder.shape[-2] for prefix in prefixes])
         owner = torch.arange(len(prefixes)).repeat_interleave(lengths).to(x_bnw.device)
-        hidden = (owner == owner[:, None])[
-            None
-        ]  # (1, n, n): of its own prompt a token sees nothing
+        # (1, n, n): of its own prompt a token sees nothing
+        hidden = (owner == owner[:, None]).unsqueeze(0)
         if chosen is not None:
             mask = chosen[:, owner]
             x_bnw, hidden = x_bnw.expand(len(mask), -1, -1), hidden | ~mask[:, None, :]
