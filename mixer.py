@@ -24,7 +24,7 @@ class MixerConfig:
     lr: float = 2e-3  # AdamW
     dis_lr: float = 1e-2  # of the discriminators, AdamW
     dis_steps: int = 8  # T of the discriminators in line 14: several choices to keep up with
-    epochs: int = 55  # passes over the users
+    epochs: int = 50  # passes over the users
 
 
 def subsets(attrs: list[str]) -> list[tuple[str, ...]]:

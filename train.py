@@ -149,8 +149,9 @@ def algorithm_1(
 
     Trains `player`, P, in place. `prefix` computes from it what the model reads in order to hide one of
     the `choices` of attributes, drawn at random for every batch (K of Eq. 5; a CFP has one choice).
-    The player is left as it was at the one of three moments in the last third that looks best on
-    the validation prompts (see `choose`); the discriminators of that moment are returned.
+    A CFP is left as it was at the one of three moments in the last third that looks best on
+    the validation prompts (see `choose`), a mixer as it is at the end; returned are the discriminators
+    of that moment.
     """
     rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
@@ -208,8 +209,9 @@ def algorithm_1(
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
     # fmt: on
-    everything = lambda: prefix(tuple(labels))
-    return choose(corpus, model, player, everything, labels, tasks, cfg, snapshots, seed, run, name)
+    if len(choices) > 1:
+        return adversary
+    return choose(corpus, model, player, labels, tasks, cfg, snapshots, seed, run, name)
 
 
 def entropy_of(labels: np.ndarray) -> float:
@@ -221,8 +223,7 @@ def entropy_of(labels: np.ndarray) -> float:
 def choose(
     corpus: Corpus,
     model: Backbone,
-    player: CFP | Mixer,
-    prefix: Callable[[], Prefix],
+    cfp: CFP,
     labels: dict[str, np.ndarray],
     tasks: list[str],
     cfg: CFPConfig,
@@ -231,12 +232,11 @@ def choose(
     run: Run,
     name: str,
 ) -> Adversary:
-    """Give `player` the weights that do best on the validation prompts, whose answer is the validation item.
+    """Give `cfp` the weights that do best on the validation prompts, whose answer is the validation item.
 
     Smaller is better: how far a fresh logistic regression's AUC is from one half, on the worst of what
-    the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth; a mixer is judged with
-    all attributes hidden at once. Without validation items, the last. Returns the discriminators of
-    that moment.
+    the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth. Without validation
+    items, the last. Returns the discriminators of that moment.
     # Paper silent: how its prompts were chosen; the release tunes on the figures that it reports.
     # The tested prompts are not looked at here, but they are about the same people with the same
     # labels, so this choice among three can flatter by a little.
@@ -247,9 +247,8 @@ def choose(
     read = ("user tokens", "first decoder state")[: 2 if cfg.hide_from == "scores" else 1]
     scores = []
     for weights, _ in snapshots if len(users) else ():
-        player.load_state_dict(weights)
-        with torch.no_grad():
-            given, leaks, losses = prefix(), [], []
+        cfp.load_state_dict(weights)
+        given, leaks, losses = cfp.frozen(), [], []
         for task in tasks:
             for states in surfaces(model, corpus, task, "valid", users, given, read).values():
                 for attr, of in labels.items():
@@ -263,7 +262,7 @@ def choose(
         scores.append(max(leaks) + max(losses))
         run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
     weights, adversary = snapshots[int(np.argmin(scores)) if scores else -1]
-    player.load_state_dict(weights)
+    cfp.load_state_dict(weights)
     return adversary
 
 
