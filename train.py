@@ -103,9 +103,10 @@ def train_cfp(
     cfp = CFP(cfg, model.cfg).to(next(model.parameters()).device)
     everything, name = tuple(labels), f"CFP {'+'.join(labels)}"
     prefix = lambda attrs: cfp()
-    return cfp, algorithm_1(
+    snapshots = algorithm_1(
         corpus, model, cfp, prefix, [everything], labels, tasks, cfg, seed, run, name
     )
+    return cfp, choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
 
 
 def train_mixer(
@@ -127,9 +128,11 @@ def train_mixer(
     choices = [attrs for attrs in subsets(list(labels)) if len(attrs) > 1]
     names = "lam", "lr", "dis_lr", "dis_steps", "epochs"
     cfg = dataclasses.replace(cfg, **{name: getattr(mixer_cfg, name) for name in names})
-    return mixer, algorithm_1(
+    snapshots = algorithm_1(
         corpus, model, mixer, prefix, choices, labels, tasks, cfg, seed, run, "mixer"
     )
+    # As it is at the end: a choice by one of its combinations did not help the others.
+    return mixer, snapshots[-1][1]
 
 
 def algorithm_1(
@@ -144,14 +147,12 @@ def algorithm_1(
     seed: int,
     run: Run,
     name: str,
-) -> Adversary:
+) -> list[tuple[dict, Adversary]]:
     """Algorithm 1: the prefix against a discriminator per attribute, on a frozen model.
 
     Trains `player`, P, in place. `prefix` computes from it what the model reads in order to hide one of
     the `choices` of attributes, drawn at random for every batch (K of Eq. 5; a CFP has one choice).
-    A CFP is left as it was at the one of three moments in the last third that looks best on
-    the validation prompts (see `choose`), a mixer as it is at the end; returned are the discriminators
-    of that moment.
+    Returns the player's weights and the discriminators at three moments in the last third.
     """
     rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
@@ -209,9 +210,7 @@ def algorithm_1(
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
     # fmt: on
-    if len(choices) > 1:
-        return adversary
-    return choose(corpus, model, player, labels, tasks, cfg, snapshots, seed, run, name)
+    return snapshots
 
 
 def entropy_of(labels: np.ndarray) -> float:
