@@ -39,7 +39,7 @@ CFP_FOR = {
 MIXER_FOR = {  # on ml-1m and insurance what the toy world's would be, beside the CFP's; not tried
     "toy": {},
     "ml-100k": {},
-    "ml-1m": dict(lam=90.0),
+    "ml-1m": dict(lam=75.0),
     "insurance": dict(epochs=5),
 }
 # Hiding from the scores wants more: the history in the prompt tells the attribute as well.
@@ -152,7 +152,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--mixer-lam",
         type=rate,
-        help="lambda of Eq. 5, for an attribute of two classes; of c classes, over c - 1",
+        help="lambda of Eq. 5, for an attribute of two equal classes",
     )
     add("--mixer-epochs", type=positive, help="passes over the users")
     add("--mixer-dis-steps", type=positive, help="T of the discriminators, line 14")

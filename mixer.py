@@ -20,11 +20,11 @@ class MixerConfig:
 
     hidden: int = 256  # width of the attention, all heads together
     n_heads: int = 8
-    lam: float = 6.0  # lambda of Eq. 5; an attribute of c classes has lam / (c - 1)
+    lam: float = 5.0  # lambda of Eq. 5, for labels of log 2 nats; of h nats, lam * log 2 / h
     lr: float = 2e-3  # AdamW
     dis_lr: float = 1e-2  # of the discriminators, AdamW
     dis_steps: int = 8  # T of the discriminators in line 14: several choices to keep up with
-    epochs: int = 50  # passes over the users
+    epochs: int = 60  # passes over the users
 
 
 def subsets(attrs: list[str]) -> list[tuple[str, ...]]:

@@ -257,7 +257,8 @@ def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkey
     train_small(corpus, model, replace(SMALL, batch_size=3), attrs)
     entropy = [train.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
     assert len(seen) == 20
-    assert [lam_of[h] for h in entropy] == pytest.approx([6.0, 6.0 / 6, 6.0 / 20])  # lam / (c - 1)
+    by_hand = [5.0 * math.log(2) / h for h in entropy]
+    assert [lam_of[h] for h in entropy] == pytest.approx(by_hand)
     assert set(seen) == {tuple(chosen) for chosen in subsets(entropy) if len(chosen) > 1}
 
 
