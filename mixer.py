@@ -22,9 +22,9 @@ class MixerConfig:
     n_heads: int = 8
     lam: float = 5.0  # lambda of Eq. 5, for labels of log 2 nats; of h nats, lam * log 2 / h
     lr: float = 2e-3  # AdamW
-    dis_lr: float = 1e-2  # of the discriminators, AdamW
+    dis_lr: float = 5e-3  # of the discriminators, AdamW
     dis_steps: int = 8  # T of the discriminators in line 14: several choices to keep up with
-    epochs: int = 60  # passes over the users
+    epochs: int = 55  # passes over the users
 
 
 def subsets(attrs: list[str]) -> list[tuple[str, ...]]:

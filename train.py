@@ -167,7 +167,7 @@ def algorithm_1(
     lams = {k: cfg.lam if len(labels) == 1 else cfg.lam * math.log(2) / entropy[k] for k in labels}
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
-    # set for each; one for all leaves up to ten points more of the AUC through the prefixes of two.
+    # set for each; one for all left up to nine points more of the AUC.
     shape_of = {k: (model.cfg.d_model, n_classes[k], n_readings) for k in labels}
     adversary = {c: {k: Discriminator(cfg, *shape_of[k]).to(device) for k in c} for c in choices}
     weights = [
