@@ -45,7 +45,7 @@ def measure(
     attrs: list[str],
     prefix: Prefix | None,
     seed: int,
-    held_out: dict[str, np.ndarray] | None = None,
+    held_out: dict[str, np.ndarray],
 ) -> tuple[dict, np.ndarray]:
     """(a row of results.json, user states (users, d)): the test items of a task through a prefix.
 
@@ -62,7 +62,7 @@ def measure(
         attacked = attack(states, labels, None, seed)
         row["auc"][attr], row["auc interval"][attr] = auc_and_interval(attacked)
         row["attackers"][attr] = attacked
-        unseen = np.zeros(0) if held_out is None else held_out[attr][users]
+        unseen = held_out[attr][users]
         if unseen.any():
             row.setdefault("auc by group", {})[attr] = {
                 name: attack(states[some], labels[some], None, seed)["auc"]
@@ -141,24 +141,18 @@ def combinations(
     """
     results = circumstances(corpus, tasks, attrs, seed)
     results |= {"before": {}, "floor": {}, "ways": []}
-    users, results["held out"] = people_with(corpus, "test"), {}
-    some = {attr: unseen[users] for attr, unseen in held_out.items()}
-    some = {attr: unseen if unseen.any() else ~unseen for attr, unseen in some.items()}
+    users, about = people_with(corpus, "test"), {}
     for attr in attrs:
-        if held_out[attr][users].any():
-            results["held out"][attr] = int(some[attr].sum())
+        unseen = held_out[attr][users]
+        about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
+    results["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
     for task in tasks:
         results["before"][task], states = measure(model, corpus, task, attrs, None, seed, held_out)
-        results["floor"][task] = {
-            attr: floor(
-                states[some[attr]],
-                corpus.dataset.labels(attr)[users[some[attr]]],
-                None,
-                seed,
-                results["shuffles"],
-            )
-            for attr in attrs
-        }
+        results["floor"][task] = {}
+        for attr, rows in about.items():
+            labels = corpus.dataset.labels(attr)[users[rows]]
+            chance = floor(states[rows], labels, None, seed, results["shuffles"])
+            results["floor"][task][attr] = chance
     for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
         say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
         measured = lambda task: measure(model, corpus, task, attrs, prefix, seed, held_out)[0]
@@ -195,8 +189,7 @@ def table(results: dict) -> str:
         )
 
     for task in results["tasks"]:
-        fewest, most = results["candidates"][task]
-        among = f"{most}" if fewest == most else f"{fewest} to {most}"
+        among = how_many_candidates(results, task)
         listed = results["prompt candidates"]
         listed = "all of them" if listed else "none of them"
         lines += [
@@ -249,8 +242,7 @@ def combinations_table(results: dict) -> str:
     )
     for task in results["tasks"]:
         before, popular = results["before"][task], results["popularity"][task]
-        fewest, most = results["candidates"][task]
-        among = f"{most}" if fewest == most else f"{fewest} to {most}"
+        among = how_many_candidates(results, task)
         lines += [
             f"{task} recommendation, {results['users']} users, the test item among {among} candidates (%)",
             f"  {'hidden':<{width}}{'by':<15}{'Hit@1':<7}{'Hit@3':<7}{'Hit@10':<15}{'kept':<6}"
@@ -284,6 +276,12 @@ def combinations_table(results: dict) -> str:
     for attr, n in results["held out"].items():
         lines.append(f"The {attr} AUC is about {n} people whose {attr} the adversary never saw.")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def how_many_candidates(results: dict, task: str) -> str:
+    """101, or 17 to 20 where users have fewer negatives than others."""
+    fewest, most = results["candidates"][task]
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
 def hit_cells(row: dict) -> str:

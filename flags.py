@@ -84,7 +84,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--task", default="both", choices=["both", *TASKS], help="what the prompt serves (both)")
     add(
         "--seed",
-        type=natural,
+        type=at_least(0),
         default=0,
         help="of data, weights, batches, negatives, attackers (0)",
     )
@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
     )
     add("--retrain", action="store_true", help="train the P5 backbone even if there is one already")
-    add("--toy-users", type=positive, default=1200, help="people in the toy world (1200)")
+    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
     add(
         "--toy-effect",
         type=between(0, 10, "number"),
@@ -111,7 +111,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--toy-twins",
-        type=natural,
+        type=at_least(0),
         default=0,
         help="people of the toy world who get a twin with another --attr (the first) and a placebo, for "
         "the audit (0)",
@@ -122,24 +122,35 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     text = "default: what suits the data, see the run's config.json"
     group = parser.add_argument_group("counterfactually-fair prompt", text)
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--prefix-len", type=positive, help="tokens of the prefix; the paper's {5, 15, 30}")
+    add("--prefix-len", type=at_least(1), help="tokens of the prefix; the paper's {5, 15, 30}")
     add("--lam", type=rate, help="lambda of Eq. 4; the paper's {1, 5, 10, 100}")
     add(
         "--inner-steps",
-        type=positive,
+        type=at_least(1),
         help="T of the prefix on Eq. 4, line 3; the paper's {10, 20}",
     )
-    add("--rec-steps", type=natural, help="T of the prefix on Eq. 2, line 10; the paper's {10, 20}")
-    add("--dis-steps", type=positive, help="T of the discriminator, line 14; the paper's {10, 20}")
-    add("--every", type=positive, help="R, batches between discriminator updates; the paper's 20")
-    add("--epochs", type=positive, help="passes over the users")
+    add(
+        "--rec-steps",
+        type=at_least(0),
+        help="T of the prefix on Eq. 2, line 10; the paper's {10, 20}",
+    )
+    add(
+        "--dis-steps",
+        type=at_least(1),
+        help="T of the discriminator, line 14; the paper's {10, 20}",
+    )
+    add(
+        "--every", type=at_least(1), help="R, batches between discriminator updates; the paper's 20"
+    )
+    add("--epochs", type=at_least(1), help="passes over the users")
     add(
         "--hide-from",
         choices=["user-tokens", "scores"],
         help="what the adversary reads: the user tokens, as in the paper, or the first state of the "
         "decoder as well, from which the recommendations are written",
     )
-    add("--batch-size", type=several, help="users per batch; the paper's 16")
+    # two at least: a discriminator compares people
+    add("--batch-size", type=at_least(2), help="users per batch; the paper's 16")
     add("--lr", type=rate, help="learning rate of the prefix")
     add("--dis-lr", type=rate, help="learning rate of the discriminators")
     group = parser.add_argument_group("mixer, for several attributes", text)
@@ -154,38 +165,34 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=rate,
         help="lambda of Eq. 5, for an attribute of two equal classes",
     )
-    add("--mixer-epochs", type=positive, help="passes over the users")
-    add("--mixer-dis-steps", type=positive, help="T of the discriminators, line 14")
+    add("--mixer-epochs", type=at_least(1), help="passes over the users")
+    add("--mixer-dis-steps", type=at_least(1), help="T of the discriminators, line 14")
     add("--mixer-lr", type=rate, help="learning rate of the mixer")
     add("--mixer-dis-lr", type=rate, help="learning rate of the discriminators")
-    add("--mixer-hidden", type=positive, help="width of its attention, a multiple of its heads")
+    add("--mixer-hidden", type=at_least(1), help="width of its attention, a multiple of its heads")
     group = parser.add_argument_group("P5 backbone", text)
     add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--p5-steps", dest="steps", type=natural, help="training steps; 0 for a folder as it is")
-    add("--window", type=positive, help="items of history in a sequential prompt")
     add(
-        "--prompt-candidates", type=natural, help="listed in a direct prompt; the paper's 100, or 0"
+        "--p5-steps", dest="steps", type=at_least(0), help="training steps; 0 for a folder as it is"
+    )
+    add("--window", type=at_least(1), help="items of history in a sequential prompt")
+    add(
+        "--prompt-candidates",
+        type=at_least(0),
+        help="listed in a direct prompt; the paper's 100, or 0",
     )
     return parser.parse_args(argv)
 
 
-def natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
+def at_least(low: int):
+    """The type of a flag whose value is a whole number from `low` on."""
 
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} on")
+        return int(text)
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def several(text: str) -> int:
-    """A discriminator compares people: its batch has two at least."""
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 2 on")
-    return int(text)
+    return read
 
 
 def between(low: float, high: float, what: str):

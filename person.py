@@ -126,10 +126,9 @@ def comparison(found: dict) -> str:
     }
     width = max(30, *(len(cell) + 3 for cell in cells["without"]))
     other = max(30, *(len(cell) + 3 for cell in cells["hiding"]))
-    head = f"{found['task']} recommendation"
     lines += [
         "",
-        f"{head:<6}",
+        f"{found['task']} recommendation",
         f"{'':<5}{'hiding nothing':<{width}}{'hiding ' + hidden:<{other}}moved",
     ]
     for n, (left, right) in enumerate(zip(cells["without"], cells["hiding"]), 1):
