@@ -238,7 +238,7 @@ class Corpus:
     split: Split
     negatives: np.ndarray  # (users, 100), -1 for none
     numbers: np.ndarray  # (items,) what the text calls each item
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # None where nothing is put into words
     window: int  # items of history in a sequential prompt; the oldest are dropped
     max_tokens: int  # of a prompt; more and the oldest items are dropped, never the user
     prompt_candidates: int  # listed in a direct prompt beside the answer; 0 lists none

@@ -56,19 +56,31 @@ def measure(
     users = people_with(corpus, "test")
     states = user_states(model, corpus, task, "test", users, prefix)
     row = hits(held_out_ranks(model, corpus, task, "test", users, prefix), seed)
-    row |= {"auc": {}, "auc interval": {}, "attackers": {}}
+    return row | attacked_row(corpus, users, states, attrs, seed, held_out), states
+
+
+def attacked_row(
+    corpus: Corpus,
+    users: np.ndarray,
+    states: np.ndarray,
+    attrs: list[str],
+    seed: int,
+    held_out: dict[str, np.ndarray],
+) -> dict:
+    """The part of a row of results.json that says what is read in the states (users, d) of these users."""
+    row = {"auc": {}, "auc interval": {}, "attackers": {}}
     for attr in attrs:
         labels = corpus.dataset.labels(attr)[users]
-        attacked = attack(states, labels, None, seed)
-        row["auc"][attr], row["auc interval"][attr] = auc_and_interval(attacked)
-        row["attackers"][attr] = attacked
+        found = attack(states, labels, None, seed)
+        row["auc"][attr], row["auc interval"][attr] = auc_and_interval(found)
+        row["attackers"][attr] = found
         unseen = held_out[attr][users]
         if unseen.any():
             row.setdefault("auc by group", {})[attr] = {
                 name: attack(states[some], labels[some], None, seed)["auc"]
                 for name, some in (("held out", unseen), ("known", ~unseen))
             }
-    return row, states
+    return row
 
 
 def circumstances(corpus: Corpus, tasks: list[str], attrs: list[str], seed: int) -> dict:

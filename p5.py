@@ -67,8 +67,8 @@ class P5Config:
     prompt_candidates: int = 0  # listed in a direct prompt; the paper's 100
 
 
-def make_corpus(dataset: Dataset, tokenizer: Tokenizer, cfg: P5Config, seed: int) -> Corpus:
-    """The data set as prompts, in the tokens of `tokenizer`."""
+def make_corpus(dataset: Dataset, tokenizer: Tokenizer | None, cfg: P5Config, seed: int) -> Corpus:
+    """The data set as prompts, in the tokens of `tokenizer`; without one, all but the prompts."""
     split = leave_one_out(dataset.histories)
     if (split.test < 0).all():
         raise InputError(

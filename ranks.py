@@ -65,14 +65,24 @@ def popularity(corpus: Corpus) -> np.ndarray:
     return np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
 
 
-def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
-    """The same ranks when items are ordered by how often they occur in the training histories."""
-    counts = popularity(corpus)
+def candidate_ranks(
+    corpus: Corpus, task: str, part: str, users: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    """The same ranks of a recommender that scores the whole catalogue at once, (users, items)."""
     ranks = [
-        rank_of_first(counts[candidates][None].astype(float), [len(candidates)])[0]
-        for candidates in (candidates_of(corpus, task, user, part) for user in users)
+        rank_of_first(row[candidates][None], [len(candidates)])[0]
+        for row, candidates in zip(
+            scores, (candidates_of(corpus, task, user, part) for user in users)
+        )
     ]
     return np.array(ranks)
+
+
+def popularity_ranks(corpus: Corpus, task: str, part: str, users: np.ndarray) -> np.ndarray:
+    """The same ranks when items are ordered by how often they occur in the training histories."""
+    counts = popularity(corpus).astype(float)
+    scores = np.broadcast_to(counts, (len(users), len(counts)))
+    return candidate_ranks(corpus, task, part, users, scores)
 
 
 def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
@@ -81,6 +91,11 @@ def hit_at(ranks: np.ndarray, k: int, seed: int) -> list[float]:
     # resampling n users with replacement: the number of hits among them is binomial
     draws = np.random.default_rng(seed).binomial(len(hit), hit.mean(), BOOTSTRAP) / len(hit)
     return [float(hit.mean()), *map(float, np.quantile(draws, [0.025, 0.975]))]
+
+
+def ndcg_at(ranks: np.ndarray, k: int) -> float:
+    """NDCG@k in [0, 1] with a single right item: 1 / log2(1 + rank), 0 beyond rank k, mean over users."""
+    return float(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0).mean())
 
 
 def some_users(corpus: Corpus, part: str, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -161,10 +161,7 @@ def algorithm_1(
     entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
     caps = {k: entropy[k] if cfg.cap else math.inf for k in labels}
     n_classes = {k: int(known.max()) + 1 for k, known in labels.items()}
-    # Paper silent: the lambda_k of Eq. 5. A loss counts in units of its labels' entropy: with one
-    # lambda for all, the prefix mostly follows the 21 occupations and gender stays readable (AUC 72
-    # in place of 60 for a prefix from scratch that hides all three).
-    lams = {k: cfg.lam if len(labels) == 1 else cfg.lam * math.log(2) / entropy[k] for k in labels}
+    lams = lambdas(cfg.lam, entropy)
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
     # set for each; one for all left up to nine points more of the AUC.
@@ -211,6 +208,18 @@ def algorithm_1(
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
     # fmt: on
     return snapshots
+
+
+def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
+    """lambda_k of Eq. 5 for each attribute k, of whose labels the entropy in nats is given.
+
+    # Paper silent: how they differ. A loss counts in units of its labels' entropy: with one lambda for
+    all, the prefix mostly follows the 21 occupations and gender stays readable (AUC 72 in place of 60
+    for a prefix from scratch that hides all three).
+    """
+    if len(entropy) == 1:
+        return {attr: lam for attr in entropy}
+    return {attr: lam * math.log(2) / nats for attr, nats in entropy.items()}
 
 
 def entropy_of(labels: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ORDER = ["files", "toy", "runs", "datasets", "data", "weights", "model", "answers", "cfp", "mixer"]
 ORDER += ["attack", "ranks", "p5", "surfaces", "audit", "person", "evaluate", "probe"]
-ORDER += ["flags", "train"]
+ORDER += ["flags", "train", "recommenders", "baselines"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 DRAWS = {"audit"}  # matplotlib is imported inside a function, where a picture is asked for
 

@@ -1,0 +1,689 @@
+"""The baselines of tables 1 to 6: recommenders, their fair versions, popularity and a lookup.
+
+    python baselines.py --model sasrec --attr gender
+    python baselines.py --model all --attr gender
+
+The models are in `recommenders.py`. Here they are trained, made fair in the same kind of game as the
+paper's prompt, and measured as everything else is: the same split, the same saved candidates, the same
+attackers on the same folds. The second command also takes P5 and its prompt from a run of `train.py`,
+which it starts where there is none, and ends with a table of twelve rows.
+
+A user's vector is what the recommender goes by at test time, after the training items and the validation
+item: PMF's p_u (which knows training items alone), SimpleX's h_u, SASRec's state at the last item, and
+BERT4Rec's at the [MASK] behind it; of a fair version, what its filter or its prompt makes of it.
+`results.json` has what train.py's has of the data, popularity and the ceiling, and in "rows" a row for
+each model with the same keys; "full hit@10" and "full ndcg@10" rank the whole catalogue but what was met.
+"""
+
+import argparse
+import copy
+import dataclasses
+import functools
+import json
+import math
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+import train
+from attack import attack, floor
+from cfp import (
+    CFPConfig,
+    Discriminator,
+    adversarial_loss,
+    discriminator_loss,
+    set_rates,
+    step,
+)
+from data import TASKS, Corpus, hold_out, met_before, people_with
+from datasets import ToyConfig, fingerprint, load_dataset
+from evaluate import attacked_row, circumstances, how_many_candidates
+from files import InputError, load_tensors, run_command, save_tensors
+from flags import at_least, config_of, pick_device, rate
+from mixer import subsets
+from p5 import P5Config, finished, make_corpus, open_run, read_attrs
+from ranks import candidate_ranks, held_out_ranks, hits, ndcg_at, popularity, rank_of_first
+from recommenders import (
+    PMF,
+    BERT4Rec,
+    BERT4RecConfig,
+    Filters,
+    Interactions,
+    PMFConfig,
+    Prompt,
+    SASRec,
+    SASRecConfig,
+    SimpleX,
+    SimpleXConfig,
+)
+from runs import Run, minutes
+from surfaces import surfaces, unmet
+
+Recommender = PMF | SimpleX | SASRec | BERT4Rec
+Fair = Filters | Prompt
+RECOMMENDERS = {
+    "pmf": (PMF, PMFConfig),
+    "simplex": (SimpleX, SimpleXConfig),
+    "sasrec": (SASRec, SASRecConfig),
+    "bert4rec": (BERT4Rec, BERT4RecConfig),
+}
+FAIR = {"c-pmf": "pmf", "c-sx": "simplex", "s-sas": "sasrec", "s-b4": "bert4rec"}
+TRIVIAL = "popularity", "lookup"
+NAMES = {"popularity": "popularity", "lookup": "lookup", "p5": "P5", "cfp": "P5 + CFP"}
+NAMES |= {"pmf": "PMF", "simplex": "SimpleX", "sasrec": "SASRec", "bert4rec": "BERT4Rec"}
+NAMES |= {"c-pmf": "C-PMF", "c-sx": "C-SX", "s-sas": "S-SAS", "s-b4": "S-B4"}
+
+# What a data set wants changed in the defaults; a flag on the command line goes before it.
+TRAINING_FOR = {
+    "toy": {
+        "pmf": dict(lr=3e-3, l2=0.03, epochs=60, patience=6),
+        "simplex": dict(lr=3e-3, margin=0.7, gate=0.8, epochs=60, patience=6),
+        "sasrec": dict(lr=2e-3, batch_size=64, epochs=60, patience=5),
+        "bert4rec": dict(lr=3e-3, batch_size=64, epochs=40, patience=8),
+    },
+    "ml-100k": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
+    "ml-1m": {
+        "pmf": dict(batch_size=8192),
+        "simplex": dict(margin=0.7, gate=0.8, epochs=40),
+        "sasrec": dict(epochs=200, check=5, patience=8),
+        "bert4rec": dict(batch_size=64, epochs=130, check=5, patience=100),
+    },
+    "insurance": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
+}
+# The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
+# and prefix_len for the prompts.
+GAME_FOR = {
+    "toy": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+    "ml-100k": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+    "ml-1m": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+    "insurance": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+}
+
+
+# -------------------------------------------------------------------------------------------------
+# Data in, vectors and scores out
+# -------------------------------------------------------------------------------------------------
+
+
+def padded(histories: list[np.ndarray], pad: int) -> np.ndarray:
+    """Histories of items, oldest first, as (users, s) with `pad` on the left; s is 1 at least."""
+    longest = max(1, *map(len, histories))
+    rows = np.full((len(histories), longest), pad)
+    for row, history in zip(rows, histories):
+        row[longest - len(history) :] = history
+    return rows
+
+
+def interactions_of(corpus: Corpus, device: torch.device) -> Interactions:
+    """The training interactions of everybody, copies of people included."""
+    train_items, n_items = corpus.split.train, len(corpus.numbers)
+    users = np.repeat(np.arange(len(train_items)), [len(items) for items in train_items])
+    pairs = np.column_stack([users, np.concatenate(train_items)])
+    seen = np.zeros((len(train_items), n_items), dtype=bool)
+    seen[pairs[:, 0], pairs[:, 1]] = True
+    parts = pairs, padded(train_items, n_items), seen
+    return Interactions(*(torch.from_numpy(part).to(device) for part in parts))
+
+
+@torch.no_grad()
+def vectors_and_scores(
+    model: Recommender,
+    corpus: Corpus,
+    part: str,
+    users: np.ndarray,
+    fair: Callable | Prompt | None = None,
+    batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(users, d) and (users, items): what users are to the model before their item of `part`."""
+    device, n_items = next(model.parameters()).device, len(corpus.numbers)
+    model.eval()
+    states, scores = [], []
+    for some in np.split(users, range(batch_size, len(users), batch_size)):
+        met = padded(
+            [met_before(corpus, user, part)[-model.cfg.window :] for user in some], n_items
+        )
+        ids = torch.from_numpy(some).to(device), torch.from_numpy(met).to(device)
+        state_bd = model.state(*ids, fair)
+        states.append(state_bd.cpu().numpy())
+        scores.append(model.scores(state_bd).cpu().numpy())
+    return np.concatenate(states), np.concatenate(scores)
+
+
+def lookup(corpus: Corpus, part: str, users: np.ndarray) -> np.ndarray:
+    """P(item | the set of all items met before), counted, (users, items): a table and no model.
+
+    Everybody counts with what was met before the item of `part`, validation items included where the
+    test items are asked for: of each set and each of its items, that the rest of the set goes with this
+    item. The users' share of each item in training counts as one more observation for every set: it decides
+    between items that were counted equally often, and a set that occurs nowhere, as nearly all of
+    a MovieLens user's do, is left with popularity.
+    """
+    prior = popularity(corpus) / max(popularity(corpus).sum(), 1)
+    counts: dict[frozenset, Counter] = defaultdict(Counter)
+    owned = [frozenset(met_before(corpus, user, part)) for user in range(len(corpus.split.train))]
+    for items in owned:
+        for item in items:
+            counts[items - {item}][item] += 1
+    scores = np.tile(prior, (len(users), 1))
+    for row, user in enumerate(users):
+        found = counts.get(owned[user], {})
+        for item, count in found.items():
+            scores[row, item] += count
+        scores[row] /= 1 + sum(found.values())
+    return scores
+
+
+def catalogue_ranks(corpus: Corpus, part: str, users: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Rank (users,) of the held-out item among all items not met before, by scores (users, items)."""
+    scores, rows = unmet(corpus, part, users, scores), np.arange(len(users))
+    target = getattr(corpus.split, part)[users]
+    first = scores[rows, target]
+    scores[rows, target] = -np.inf  # it stands in front; what was met is beaten in any case
+    return rank_of_first(np.column_stack([first, scores]), [scores.shape[1] + 1] * len(users))
+
+
+def quality(ranks: np.ndarray, full_ranks: np.ndarray, seed: int) -> dict:
+    """The part of a row of results.json that says how good the recommendations are."""
+    full = {
+        "full hit@10": float((full_ranks <= 10).mean()),
+        "full ndcg@10": ndcg_at(full_ranks, 10),
+    }
+    return hits(ranks, seed) | {"ndcg@10": ndcg_at(ranks, 10)} | full
+
+
+# -------------------------------------------------------------------------------------------------
+# Training
+# -------------------------------------------------------------------------------------------------
+
+
+def validation_ranks(
+    model: Recommender, corpus: Corpus, fair: Callable | Prompt | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors (users, d), ranks (users,)): validation items among the sequential task's candidates."""
+    users = people_with(corpus, "valid")
+    states, scores = vectors_and_scores(model, corpus, "valid", users, fair)
+    return states, candidate_ranks(corpus, TASKS[0], "valid", users, scores)
+
+
+def train_recommender(
+    corpus: Corpus, data: Interactions, model: Recommender, name: str, seed: int, run: Run
+) -> None:
+    """Train `model` in place, until NDCG@10 of validation items has not grown for a while; keep the best.
+
+    The held-out items are negatives like any others: not to draw them would tell which they are.
+    """
+    torch.manual_seed(seed)
+    cfg, rows = model.cfg, model.examples(data)
+    if len(rows) == 0:
+        raise InputError(
+            f"{corpus.dataset.name}: nobody has two training items, so {NAMES[name]} cannot learn "
+            "what follows; choose another --model"
+        )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay
+    )
+    n_steps, number = cfg.epochs * math.ceil(len(rows) / cfg.batch_size), 0
+    can_choose = len(people_with(corpus, "valid")) > 0
+    best, best_ndcg, ndcg, waited = None, -1.0, math.nan, 0
+    for epoch in range(1, cfg.epochs + 1):
+        model.train()
+        losses = []
+        for some in rows[torch.randperm(len(rows))].split(cfg.batch_size):
+            number += 1
+            if cfg.decay:
+                set_rates(optimizer, min(number / n_steps * 100, 1 - (number - 1) / n_steps))
+            loss = model.loss(data, some)
+            step(optimizer, loss, max_norm=5.0)
+            losses.append(loss.item())
+        if can_choose and (epoch % cfg.check == 0 or epoch == cfg.epochs):
+            ranks = validation_ranks(model, corpus)[1]
+            ndcg = ndcg_at(ranks, 10)
+            hit = float((ranks <= 10).mean())
+            run.metric(stage=f"{name} validation", epoch=epoch, **{"ndcg@10": ndcg, "hit@10": hit})
+            waited += 1
+            if ndcg > best_ndcg:
+                best, best_ndcg, waited = copy.deepcopy(model.state_dict()), ndcg, 0
+        run.progress(NAMES[name], epoch, cfg.epochs, loss=float(np.mean(losses)), ndcg=ndcg)
+        if waited == cfg.patience:
+            run.say(f"{NAMES[name]}: no gain in {waited} looks, stopped after {epoch} epochs")
+            break
+    if best is not None:
+        model.load_state_dict(best)
+
+
+def serving(fair: Fair, attrs: tuple[str, ...]) -> Callable | Prompt:
+    """What a recommender is given in order to hide these attributes."""
+    return fair if isinstance(fair, Prompt) else functools.partial(fair, attrs=attrs)
+
+
+def make_fair(
+    corpus: Corpus,
+    data: Interactions,
+    model: Recommender,
+    labels: dict[str, np.ndarray],
+    cfg: CFPConfig,
+    name: str,
+    seed: int,
+    run: Run,
+) -> Fair:
+    """Filters or a prompt that hide attributes of which the adversary knows `labels`, negative for none.
+
+    The player descends rec_loss - lambda * dis_loss: rec_loss is the mean that the recommender's own `loss`
+    gives for a batch of its own size, dis_loss the mean cross-entropy over a batch of users, everybody as
+    often as anybody else. Then the discriminators descend theirs, `dis_steps` times.
+    """
+    torch.manual_seed(seed)
+    attrs, device = tuple(labels), data.seen.device
+    if name.startswith("c-"):
+        fair = Filters(list(attrs), model.cfg.d).to(device)
+        choices = subsets(list(attrs))
+        player = nn.ModuleList([fair, model])
+    else:
+        fair, choices = Prompt(model.encoder, cfg.prefix_len).to(device), [attrs]
+        model.requires_grad_(False)
+        player = fair
+    before = (validation_ranks(model, corpus)[1] <= 10).mean()
+    entropy = {k: train.entropy_of(known[known >= 0]) for k, known in labels.items()}
+    lams, n_classes = train.lambdas(cfg.lam, entropy), {k: v.max() + 1 for k, v in labels.items()}
+    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
+    adversary = {
+        c: {k: Discriminator(cfg, model.cfg.d, int(n_classes[k]), 1).to(device) for k in c}
+        for c in choices
+    }
+    weights = [w for c in adversary.values() for d in c.values() for w in d.parameters()]
+    player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
+    dis_optimizer = torch.optim.AdamW(weights, cfg.dis_lr, weight_decay=cfg.dis_weight_decay)
+    rows, n_users = model.examples(data), len(data.seen)
+    n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg)
+    snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
+    snapshots = []
+    for number in range(1, n_batches + 1):
+        if (number - 1) % train.batches_per_epoch(corpus, cfg) == 0:
+            order = torch.randperm(n_users, device=device)
+        users, order = order[: cfg.batch_size], order[cfg.batch_size :]
+        hidden = choices[torch.randint(len(choices), ()).item()]
+        C, lam, cap = adversary[hidden], [lams[k] for k in hidden], [entropy[k] for k in hidden]
+        given, history_bs = serving(fair, hidden), data.histories[users]
+        set_rates(player_optimizer, min(number / 20, 1 - 0.95 * number / n_batches))
+        model.train(player is not fair), fair.train()
+        # (1) the fair part hides the attributes: it descends L_rec - sum of lambda * L_dis
+        rec_loss = model.loss(data, rows[torch.randint(len(rows), (model.cfg.batch_size,))], given)
+        state_bd = model.state(users, history_bs, given)
+        dis_loss = [discriminator_loss(C[k], [state_bd], label_of[k][users]) for k in hidden]
+        caps = cap if cfg.cap else [math.inf] * len(cap)
+        step(player_optimizer, adversarial_loss(rec_loss, dis_loss, lam, caps))
+        # (2) the discriminators catch up: they descend L_dis
+        with torch.no_grad():
+            state_bd = model.state(users, history_bs, given)
+        for _ in range(cfg.dis_steps):
+            dis_loss = [discriminator_loss(C[k], [state_bd], label_of[k][users]) for k in hidden]
+            step(dis_optimizer, torch.cat(dis_loss).sum())
+        if number in snapshot_at:
+            snapshots.append(copy.deepcopy(player.state_dict()))
+        dis = torch.cat(dis_loss).mean().item()
+        run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=max(cap))
+    scores = []
+    for snapshot in snapshots:
+        player.load_state_dict(snapshot)
+        scores.append(shortfall(corpus, model, fair, labels, before, name, seed, run))
+    player.load_state_dict(snapshots[int(np.argmin(scores))])
+    return fair
+
+
+def shortfall(
+    corpus: Corpus,
+    model: Recommender,
+    fair: Fair,
+    labels: dict[str, np.ndarray],
+    before: float,
+    name: str,
+    seed: int,
+    run: Run,
+) -> float:
+    """How bad it is before the validation items; the smallest of three moments is kept, as in train.py.
+
+    The farthest of a fresh logistic regression's AUC from one half, plus what is lost of the Hit@10
+    `before` beyond a tenth.
+    """
+    users = people_with(corpus, "valid")
+    fair.eval()
+    states, ranks = validation_ranks(model, corpus, serving(fair, tuple(labels)))
+    leaks = []
+    for known in labels.values():
+        some = known[users] >= 0
+        found = attack(states[some], known[users[some]], ["logistic regression"], seed + 1)
+        leaks.append(abs(found["auc"][0] - 0.5))
+    lost = max(0.0, 0.9 - (ranks <= 10).mean() / max(before, 1e-9))
+    run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=lost)
+    return max(leaks) + lost
+
+
+# -------------------------------------------------------------------------------------------------
+# Rows and the table
+# -------------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """What all rows are measured with."""
+
+    corpus: Corpus
+    users: np.ndarray  # who have a test item
+    attrs: list[str]
+    held_out: dict[str, np.ndarray]  # (users,) of each, True where the adversary knows no label
+    seed: int
+    shuffles: int
+
+
+def row_of(
+    name: str,
+    scores: np.ndarray,
+    states: np.ndarray | None,
+    hidden: tuple[str, ...],
+    seconds: float,
+    m: Measured,
+) -> dict:
+    """A row of results.json: scores (users, items) and vectors (users, d), None where there are none."""
+    row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": {}}
+    full, read = catalogue_ranks(m.corpus, "test", m.users, scores), {}
+    if states is not None:
+        read = attacked_row(m.corpus, m.users, states, m.attrs, m.seed, m.held_out)
+        for attr in m.attrs:
+            labels = m.corpus.dataset.labels(attr)[m.users]
+            row["floor"][attr] = floor(states, labels, None, m.seed, m.shuffles)
+    for task in TASKS:
+        ranks = candidate_ranks(m.corpus, task, "test", m.users, scores)
+        row[task] = quality(ranks, full, m.seed) | read
+    return row
+
+
+def p5_rows(folder: Path, m: Measured) -> list[dict]:
+    """The rows of P5 and of its prompt, of a finished run of train.py; its attacks are taken as they are."""
+    opened, (_, results) = open_run(folder, torch.device("cpu")), finished(folder)
+    (attr,), rows = m.attrs, []
+    for name, when, prefix in ("p5", "before", None), ("cfp", "after", opened.prefixes[m.attrs[0]]):
+        hidden = [] if prefix is None else [attr]
+        seconds = results["p5 seconds"] if prefix is None else results["cfp seconds"][attr]
+        row = {"model": name, "hidden": hidden, "seconds": seconds, "floor": {}}
+        for task in TASKS:
+            given = opened.model, opened.corpus, task, "test", m.users, prefix
+            scores = surfaces(*given, ("scores",))["scores"]
+            full = catalogue_ranks(opened.corpus, "test", m.users, scores)
+            read = {key: results[when][task][key] for key in ("auc", "auc interval", "attackers")}
+            row[task] = quality(held_out_ranks(*given), full, m.seed) | read
+            row["floor"][attr] = max(row["floor"].get(attr, 0.0), results["floor"][task][attr])
+        rows.append(row)
+    return rows
+
+
+def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Path:
+    """The folder of a finished run of train.py on the same data, or of one that is started here."""
+    wanted = {
+        "data fingerprint": fingerprint(corpus.dataset),
+        "attrs": [attr],
+        "tasks": list(TASKS),
+        "seed": args.seed,
+        "label holdout": 0.0,
+    }
+
+    def fits(folder: Path) -> bool:
+        config, _ = finished(folder)
+        return all(config[key] == value for key, value in wanted.items())
+
+    if args.run is not None:
+        if not fits(args.run):
+            raise InputError(
+                f"--run {args.run}: was about other data, another --attr, --seed or task; leave it out to "
+                "have the right one trained"
+            )
+        return args.run
+    # train.py's own name for a run with its defaults; one with other settings is not taken unasked
+    name = f"{args.data}-{attr}-seed{args.seed}"
+
+    def found() -> list[Path]:
+        runs = [Path("runs") / name, *sorted(Path("runs").glob(f"{name}-[0-9]*"))]
+        return [folder for folder in runs if (folder / "results.json").exists() and fits(folder)]
+
+    if not found():
+        run.say("P5 and CFP: training them with train.py")
+        argv = ["--attr", attr, "--data", args.data, "--seed", str(args.seed)]
+        argv += ["--device", args.device]
+        argv += [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
+        argv += ["--toy-users", str(args.toy_users)] if args.data == "toy" else []
+        train.main(argv)
+    run.say(f"P5 and CFP: taking those of {found()[0]}")
+    return found()[0]
+
+
+def table(results: dict) -> str:
+    """The table that a run ends with, from what stands in results.json; figures in percent."""
+    attrs, rows = results["attrs"], results["rows"]
+    label = lambda row: NAMES[row["model"]] + (
+        f", hiding {', '.join(row['hidden'])}" if row["hidden"] and len(attrs) > 1 else ""
+    )
+    width = max(12, *(len(label(row)) for row in rows)) + 2
+    cell = lambda value, low, high: f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    before = {row["model"]: row for row in rows if not row["hidden"]}
+    lines = [
+        f"{results['users']} users, the test item among {how_many_candidates(results, TASKS[0])} candidates; "
+        "then among all items but those met before (%)",
+        f"  {'':<{width}}{'Hit@1':<7}{'Hit@3':<7}{'Hit@10':<19}{'NDCG@10':<9}"
+        f"{'all: Hit@10':<13}{'NDCG@10':<9}{'kept':<6}"
+        + "".join(f"{attr + ' AUC':<19}{'floor':<8}" for attr in attrs)
+        + "attacker",
+    ]
+    for task in TASKS:
+        some = [row for row in rows if task == TASKS[0] or row[task] != row[TASKS[0]]]
+        if task != TASKS[0] and some:
+            lines.append(f"  {task} recommendation, where it differs:")
+        for row in some:
+            r, base = row[task], before.get(FAIR.get(row["model"], "p5"))
+            kept = (
+                f"{100 * r['hit@10'] / max(base[task]['hit@10'], 1e-9):.0f}"
+                if row["hidden"]
+                else ""
+            )
+            line = f"  {label(row):<{width}}{100 * r['hit@1']:<7.1f}{100 * r['hit@3']:<7.1f}"
+            line += f"{cell(r['hit@10'], *r['hit@10 interval']):<19}{100 * r['ndcg@10']:<9.1f}"
+            line += f"{100 * r['full hit@10']:<13.1f}{100 * r['full ndcg@10']:<9.1f}{kept:<6}"
+            for attr in attrs if "auc" in r else []:
+                chance = f"+- {100 * row['floor'][attr]:.1f}"
+                line += f"{cell(r['auc'][attr], *r['auc interval'][attr]):<19}{chance:<8}"
+            if "auc" in r:
+                line += ", ".join(r["attackers"][attr]["strongest"] for attr in attrs)
+            lines.append(line.rstrip())
+    lines.append("")
+    for attr in attrs:
+        lines.append(
+            f"Ceiling, {attr} AUC of raw histories: {cell(*results['ceiling'][attr]['auc'])}"
+        )
+    lines += [
+        "AUC of the strongest of the same fresh attackers as at the end of train.py, on what each user is to",
+        "the recommender at test time; 50 is chance, the floor how far from 50 it gets on shuffled labels.",
+        "Kept: Hit@10 in percent of what it was before. Brackets are 95% bootstrap intervals over users.",
+    ]
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------
+# The command
+# -------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train the baselines of the paper, measure them as train.py measures its own.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    models = [*TRIVIAL, *RECOMMENDERS, *FAIR, "all"]
+    add(
+        "--model", required=True, choices=models, help="a fair one comes with the one it is made of"
+    )
+    add(
+        "--attr",
+        default="gender",
+        help="what is attacked, and hidden: gender (default), or several",
+    )
+    add(
+        "--data",
+        default="toy",
+        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
+    )
+    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
+    add("--seed", type=at_least(0), default=0, help="of data, weights, negatives, attackers (0)")
+    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
+    add(
+        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
+    )
+    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
+    add(
+        "--base",
+        type=Path,
+        help="run of this command whose recommenders are made fair, not trained anew",
+    )
+    add("--run", type=Path, help="with --model all: run of train.py for the rows of P5 and CFP")
+    group = parser.add_argument_group(
+        "training", "default: what suits the model and the data, see the run's config.json"
+    )
+    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
+    add("--objective", choices=["logistic", "bpr"], help="of PMF (logistic)")
+    add("--epochs", type=at_least(1), help="passes of a recommender's training, at most")
+    add("--batch-size", type=at_least(1), help="interactions, or users for SASRec and BERT4Rec")
+    add("--lr", type=rate, help="learning rate of a recommender")
+    add("--d", type=at_least(1), help="width of its vectors")
+    add("--check", type=at_least(1), help="epochs between two looks at the validation items")
+    add("--patience", type=at_least(1), help="looks without a gain after which it ends")
+    group = parser.add_argument_group("the fair versions' game")
+    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
+    add(
+        "--lam", type=rate, help="weight of the discriminators' mean loss against the mean own loss"
+    )
+    add("--fair-epochs", type=at_least(1), help="passes over the users")
+    add("--fair-batch-size", type=at_least(2), help="users per batch")
+    add("--fair-lr", type=rate, help="learning rate of filters or prompt")
+    add("--dis-lr", type=rate, help="learning rate of the discriminators")
+    add("--dis-steps", type=at_least(1), help="their steps after each one of the other player")
+    add("--prefix-len", type=at_least(0), help="vectors of a prompt in each layer")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Everything from the data to the table; returns what results.json holds."""
+    args = parse_args(argv)
+    device, attrs = pick_device(args.device), read_attrs(args.attr, "--attr")
+    if args.model == "all" and len(attrs) > 1:
+        raise InputError(
+            f"--model all --attr {args.attr}: its rows are about one attribute; name one"
+        )
+    if args.run is not None and args.model != "all":
+        raise InputError(
+            "--run belongs to --model all, which has the rows of P5 and CFP; leave it out"
+        )
+    toy_cfg = ToyConfig(args.toy_users)
+    if args.data != "toy" and toy_cfg != ToyConfig():
+        raise InputError(f"--data {args.data}: --toy-users is for toy")
+    dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
+    known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
+    fair_names = (
+        list(FAIR) if args.model == "all" else [name for name in FAIR if name == args.model]
+    )
+    needed = {FAIR[name] for name in fair_names} | {args.model}
+    names = [name for name in RECOMMENDERS if name in needed]
+    preset = args.data if args.data in TRAINING_FOR else "ml-100k"
+    cfgs = {
+        name: config_of(RECOMMENDERS[name][1], TRAINING_FOR[preset][name], args) for name in names
+    }
+    game = argparse.Namespace(
+        **{k.removeprefix("fair_"): v for k, v in vars(args).items() if k in GAME_FLAGS}
+    )
+    games = {name: config_of(CFPConfig, GAME_FOR[preset][name], game) for name in fair_names}
+    for name, cfg in cfgs.items():
+        if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
+            raise InputError(f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads")
+    config = {
+        "command": ["baselines.py", *map(str, sys.argv[1:] if argv is None else argv)],
+        "data": args.data,
+        "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
+        "data fingerprint": fingerprint(dataset),
+        "attrs": attrs,
+        "seed": args.seed,
+        "device": str(device),
+        "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
+        "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
+        "base": None if args.base is None else str(args.base),
+        "torch": torch.__version__,
+    }
+    run = Run(args.out, f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}", config)
+    train.describe(dataset, attrs, P5Config(), run)
+    corpus = make_corpus(dataset, None, P5Config(), args.seed)
+    np.save(run.folder / "negatives.npy", corpus.negatives, allow_pickle=False)
+    data = interactions_of(corpus, device)
+    p5_folder = p5_run(corpus, attrs[0], args, run) if args.model == "all" else None
+
+    results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
+    results |= circumstances(corpus, list(TASKS), list(attrs), args.seed) | {"rows": []}
+    users, rows = people_with(corpus, "test"), results["rows"]
+    unknown = {attr: labels < 0 for attr, labels in known.items()}
+    m = Measured(corpus, users, list(attrs), unknown, args.seed, results["shuffles"])
+    counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
+    rows.append(row_of("popularity", counts, None, (), 0.0, m))
+    if args.model in ("lookup", "all"):
+        rows.append(row_of("lookup", lookup(corpus, "test", users), None, (), 0.0, m))
+    models = {}
+    for name, cfg in cfgs.items():
+        began = run.seconds()
+        torch.manual_seed(args.seed)
+        models[name] = RECOMMENDERS[name][0](cfg, len(data.seen), data.seen.shape[1]).to(device)
+        if args.base is None:
+            train_recommender(corpus, data, models[name], name, args.seed, run)
+        else:
+            load_base(args.base, name, models[name], config)
+        save_tensors(run.folder / f"{name}.safetensors", models[name].state_dict())
+        states, scores = vectors_and_scores(models[name], corpus, "test", users)
+        rows.append(row_of(name, scores, states, (), run.seconds() - began, m))
+    before_and_after = [] if p5_folder is None else p5_rows(p5_folder, m)
+    rows += before_and_after[:1]
+    for name, cfg in games.items():
+        began, model = run.seconds(), copy.deepcopy(models[FAIR[name]])
+        fair = make_fair(corpus, data, model, known, cfg, name, args.seed, run)
+        both = nn.ModuleDict({"fair": fair, "recommender": model})
+        save_tensors(run.folder / f"{name}.safetensors", both.state_dict())
+        seconds = run.seconds() - began
+        # a prompt is trained for one combination, filters for any
+        for hidden in subsets(list(attrs)) if isinstance(fair, Filters) else [attrs]:
+            fair.eval()
+            given = serving(fair, hidden)
+            states, scores = vectors_and_scores(model, corpus, "test", users, given)
+            rows.append(row_of(name, scores, states, hidden, seconds, m))
+    rows += before_and_after[1:]
+    results["seconds"] = run.seconds()
+    run.write_json("results.json", results)
+    run.say("\n" + table(results))
+    run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
+    return results
+
+
+GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
+
+
+def load_base(folder: Path, name: str, model: Recommender, config: dict) -> None:
+    """Give `model` the weights that another run of this command left, trained with the same settings."""
+    try:
+        other = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise InputError(
+            f"--base {folder}: no folder of a run; its config.json is missing"
+        ) from None
+    same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
+    if not same or other.get("recommenders", {}).get(name) != config["recommenders"][name]:
+        raise InputError(f"--base {folder}: has no {NAMES[name]} of these data, seed and settings")
+    model.load_state_dict(load_tensors(folder / f"{name}.safetensors"))
+
+
+if __name__ == "__main__":
+    run_command(main)
