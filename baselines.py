@@ -98,11 +98,11 @@ TRAINING_FOR = {
 # The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
 # and prefix_len for the prompts.
 GAME_FOR = {
-    "toy": {  # C-PMF's and S-SAS's were tried on validation items; the others' are taken from them
-        "c-pmf": dict(epochs=150, lr=1e-3, lam=5.0),
-        "c-sx": dict(epochs=150, lr=1e-3, lam=1.0),
-        "s-sas": dict(epochs=40, lr=3e-3, lam=1.0, prefix_len=10),
-        "s-b4": dict(epochs=40, lr=3e-3, lam=1.0, prefix_len=10),
+    "toy": {
+        "c-pmf": dict(epochs=100, lr=3e-3, lam=2.0),
+        "c-sx": dict(epochs=100, lr=3e-3, lam=0.5),
+        "s-sas": dict(epochs=65, lr=5e-3, lam=1.0, prefix_len=10),
+        "s-b4": dict(epochs=65, lr=5e-3, lam=5.0, prefix_len=10),
     },
     "ml-100k": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
     "ml-1m": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},

@@ -127,11 +127,10 @@ class PMF(nn.Module):
         items = torch.column_stack(
             [positive, draw_unseen(data.seen, users, self.cfg.n_negatives)]
         )  # (b, 1 + k)
-        p_bd, q_bkd = self.user(users), self.item(items)
-        state_bd = p_bd if fair is None else fair(p_bd)
+        state_bd, q_bkd = self.state(users, data.histories[:0], fair), self.item(items)
         s_bk = (q_bkd @ state_bd.unsqueeze(2)).squeeze(2) + self.bias[items]
         objective = {"bpr": bpr_loss, "logistic": logistic_loss}[self.cfg.objective]
-        squares = p_bd.square().sum() + q_bkd.square().sum()
+        squares = state_bd.square().sum() + q_bkd.square().sum()
         return objective(s_bk[:, 0], s_bk[:, 1:]) + self.cfg.l2 / 2 * squares / len(rows)
 
 
