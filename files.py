@@ -4,6 +4,7 @@ Tensors live in the safetensors format (https://github.com/huggingface/safetenso
 JSON header, the bytes. There is no pickle in anything that this project reads or writes.
 """
 
+import errno
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import IO, Callable, Iterable
 
 import numpy as np
 import torch
@@ -23,12 +24,31 @@ class InputError(ValueError):
     """Something a user can mend: the message says what is wrong, where, and what to do, in one line."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C at a moment from which there is a way to go on: the message says how."""
+
+
+# what the system says of a disk that takes no more, or nothing at all
+DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+
+
 def run_command(main: Callable[[], object]) -> None:
-    """What a script does: `main`, or where the user has something to mend one line and exit code 2."""
+    """What a script does: `main`, or where the user has something to mend one line and exit code 2.
+
+    Ctrl-C gives one line and exit code 130.
+    """
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(f"\ninterrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"error: cannot write: {error.strerror}; make room and try again", file=sys.stderr)
         sys.exit(2)
 
 
@@ -39,7 +59,14 @@ MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, as views of a memory map of it (copy before writing to one).
+    """The tensors of a safetensors file; see `read_safetensors`."""
+    return read_safetensors(path)[0]
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file.
+
+    The tensors are views of a memory map of it (copy before writing to one).
 
     Everything is checked before it is used: the header's length, its JSON (no key twice), each
     tensor's type, shape and range, and that the tensors tile the file without hole or overlap.
@@ -106,14 +133,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             tensors[key] = torch.empty(shape, dtype=dtype)
         else:
             tensors[key] = torch.from_numpy(data[first:last]).view(dtype).reshape(shape)
-    return tensors
+    return tensors, metadata
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors as a safetensors file, largest element type first so that all are aligned."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     keys = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
-    header, end = {}, 0
+    header, end = {"__metadata__": metadata} if metadata else {}, 0
     for key in keys:
         size = tensors[key].numel() * tensors[key].element_size()
         header[key] = {
@@ -132,10 +161,17 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def write_atomically(path: Path, content: bytes | Iterable) -> None:
     """Give `path` this content, or leave it as it was: a temporary file beside it, then a rename.
 
-    `content` is bytes, or pieces of them one after the other.
+    `content` is bytes, or pieces of them one after the other. Raises InputError where the disk does not
+    take them.
     """
     path = Path(path)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    refused = lambda error: InputError(
+        f"cannot write {path}: {error.strerror}; what was there before still is"
+    )
+    try:
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise refused(error) from None
     try:
         with os.fdopen(fd, "wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
@@ -143,6 +179,43 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise refused(error) from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a renaming survive a power cut; a system that cannot open folders has no way to ask for it."""
+    if os.name == "posix":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def lock(folder: Path) -> IO:
+    """Hold a folder for this process, until the file that is returned is closed or the process ends.
+
+    Raises InputError where another process holds it.
+    """
+    file = (folder / ".lock").open("w")
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        file.close()
+        raise InputError(
+            f"{folder} is in use by a run that is still going; wait for it or choose another folder"
+        ) from None
+    return file

@@ -13,6 +13,7 @@ from data import N_NEGATIVES, TASKS
 from files import InputError
 from mixer import MixerConfig
 from p5 import DTYPES, P5Config
+from runs import read_config_of
 from weights import PUBLISHED
 
 # What a data set wants changed in the defaults; a flag on the command line goes before it.
@@ -52,6 +53,17 @@ P5_ON = {
     "t5": dict(lr=1e-3, embedding_lr=1e-3),
     "llama": dict(lr=2e-5, embedding_lr=2e-5),
 }
+
+
+def command_to_resume(argv: list[str]) -> tuple[list[str], Path | None]:
+    """(the flags a run was begun with, its folder) for --resume RUN; for anything else (`argv`, None)."""
+    if "--resume" not in argv or "--help" in argv:
+        return argv, None
+    if len(argv) != 2 or argv[0] != "--resume":
+        raise InputError(
+            "--resume RUN stands alone: the run goes on with the flags it was begun with"
+        )
+    return read_config_of(Path(argv[1]))["command"][1:], Path(argv[1])
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -100,6 +112,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
     add(
         "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
+    )
+    add(
+        "--resume",
+        metavar="RUN",
+        help="go on with the interrupted run in this folder, alone and from where it was begun",
     )
     add("--retrain", action="store_true", help="train the P5 backbone even if there is one already")
     add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cfp import CFP, CFPConfig, forward, set_rates, step
+from checkpoints import Checkpoint
 from data import (
     TASKS,
     Corpus,
@@ -110,9 +111,11 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
             "sequential prompt has an answer to learn from"
         )
     sample = some_users(corpus, "valid", 500, rng)
-    best, best_hit = None, -1.0
     device = next(model.parameters()).device
-    for number in range(1, cfg.steps + 1):
+    kept = Checkpoint(run, "P5", dict(model=model, optimizer=optimizer))
+    start = dict(number=0, best=None, best_hit=-1.0, rng=rng.bit_generator.state)
+    number, best, best_hit, rng.bit_generator.state = kept.restore(start).values()
+    for number in range(number + 1, cfg.steps + 1):
         model.train()
         losses = {}
         for task, size in sizes.items():
@@ -132,6 +135,8 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
                 best_hit, best = hit, {
                     key: value.clone() for key, value in model.state_dict().items()
                 }
+        now = dict(number=number, best=best, best_hit=best_hit, rng=rng.bit_generator.state)
+        kept.keep(number, cfg.steps, **now)
     model.load_state_dict(best)
 
 
@@ -343,6 +348,13 @@ def load_prompt(folder: Path, attr: str, cfg: CFPConfig, model: Backbone) -> Pre
     return cfp.to(next(model.parameters()).device).frozen()
 
 
+def load_mixer(folder: Path, cfg: MixerConfig, model: Backbone) -> Mixer:
+    """The mixer that a run has trained."""
+    mixer = Mixer(cfg, model.cfg)
+    mixer.load_state_dict(load_tensors(folder / "mixer.safetensors"))
+    return mixer.to(next(model.parameters()).device)
+
+
 def open_run(folder: Path, device: torch.device) -> Opened:
     """The data, the frozen backbone, the prompts and the mixer of a run's folder.
 
@@ -373,9 +385,7 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     prefixes = {attr: load_prompt(folder, attr, cfg, model) for attr in config["attrs"]}
     mixer = None
     if config["mixer"] is not None:
-        mixer = Mixer(MixerConfig(**config["mixer"]), model.cfg)
-        mixer.load_state_dict(load_tensors(folder / "mixer.safetensors"))
-        mixer.to(device)
+        mixer = load_mixer(folder, MixerConfig(**config["mixer"]), model)
     known = {
         attr: hold_out(dataset, attr, config["label holdout"], config["seed"]) for attr in prefixes
     }

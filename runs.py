@@ -1,11 +1,13 @@
 """A run's folder and what a person sees while it runs."""
 
 import json
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
-from files import InputError, write_atomically
+from files import InputError, Interrupted, lock, write_atomically
 
 
 class Run:
@@ -17,23 +19,71 @@ class Run:
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
-        taken = 2
-        self.folder = Path(folder) if folder else Path("runs") / name
-        while folder is None and self.folder.exists():
-            self.folder, taken = Path("runs") / f"{name}-{taken}", taken + 1
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
+        self.folder = new_folder(folder, name)
+        self.write_json("config.json", config)
+        self.open(0.0)
+
+    @classmethod
+    def resume(cls, folder: Path, config: dict) -> "Run":
+        """The interrupted run in `folder`, to go on with. Raises InputError where it is another one's.
+
+        `config` is what a new run would write: what decides the result has to be as it was.
+        """
+        run, was = cls.__new__(cls), read_config_of(folder)
+        run.folder = Path(folder)
+        for key, now in json.loads(json.dumps(config)).items():
+            if key != "command" and was.get(key) != now:
                 raise InputError(
-                    f"--out {self.folder} is not empty; choose a new folder or remove it"
+                    f"--resume {folder}: {key} was {json.dumps(was.get(key))} and is now "
+                    f"{json.dumps(now)}; make it as it was or begin anew"
                 )
-            self.write_json("config.json", config)
+        run.open(run.so_far().get("seconds", 0.0))
+        for path in run.folder.glob(".*.*"):  # a killed run's half-written files
+            path.unlink()
+        run.say(f"resuming {folder}")
+        return run
+
+    def open(self, seconds: float) -> None:
+        """Hold the folder and go on writing its log; the clock shows `seconds`."""
+        try:
+            self.lock = lock(self.folder)
             self.log = (self.folder / "log.txt").open("a", buffering=1)
             self.metrics = (self.folder / "metrics.jsonl").open("a", buffering=1)
         except OSError as error:
             raise InputError(f"cannot write into --out {self.folder}: {error.strerror}") from None
-        self.began, self.stage, self.stage_began, self.last = time.monotonic(), "", 0.0, 0.0
+        self.began, self.stage = time.monotonic() - seconds, ""
+        self.stage_began, self.first_step, self.last = 0.0, 1, 0.0
         self.open_line = False  # an unfinished progress line stands on the terminal
+        # in a training Ctrl-C waits for the end of the step, elsewhere it ends the run at once
+        self.in_training, self.interrupted = False, False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, *_) -> None:
+        if not self.in_training or self.interrupted:
+            raise Interrupted(self.how_to_go_on())
+        self.interrupted = True
+
+    def went_on(self, seconds: float) -> None:
+        """The clock shows `seconds` at least: what was spent before an interruption counts."""
+        self.began = min(self.began, time.monotonic() - seconds)
+
+    def how_to_go_on(self) -> str:
+        return f"python train.py --resume {self.folder} goes on with it"
+
+    def so_far(self) -> dict:
+        """What `keep` was last given; {} before that."""
+        path = self.folder / "unfinished.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(self, results: dict) -> None:
+        """Note what is known so far of results.json: a run that is resumed does not do it again."""
+        self.write_json("unfinished.json", results | {"seconds": self.seconds()})
+
+    def finish(self, results: dict) -> None:
+        """Write results.json, in place of what was kept for going on."""
+        self.write_json("results.json", results)
+        (self.folder / "unfinished.json").unlink(missing_ok=True)
 
     def seconds(self) -> float:
         """Seconds since the run began."""
@@ -57,9 +107,9 @@ class Run:
         tenth of the way. The same lines, as JSON, are in metrics.jsonl.
         """
         now = time.monotonic()
-        if stage != self.stage:
-            self.stage, self.stage_began = stage, now - 1e-3
-        left = (now - self.stage_began) / step * (steps - step)
+        if stage != self.stage:  # which may begin in the middle, where a run is resumed
+            self.stage, self.stage_began, self.first_step = stage, now - 1e-3, step
+        left = (now - self.stage_began) / (step - self.first_step + 1) * (steps - step)
         shown = "  ".join(f"{key} {value:.3f}" for key, value in numbers.items())
         line = f"{stage:<22}{step:>6} of {steps}   {shown}   {minutes(left)} left"
         tenth = step == steps or step * 10 // steps > (step - 1) * 10 // steps
@@ -75,6 +125,40 @@ class Run:
     def metric(self, **values) -> None:
         """A line of metrics.jsonl."""
         self.metrics.write(json.dumps({"seconds": round(self.seconds(), 3), **values}) + "\n")
+
+
+def new_folder(folder: Path | None, name: str) -> Path:
+    """`folder`, which has to be new or empty, or else the first free one of runs/NAME, runs/NAME-2, .."""
+    taken, wanted = 2, Path(folder) if folder else Path("runs") / name
+    try:
+        while folder is None:
+            try:
+                wanted.mkdir(parents=True)  # fails where it exists: no two runs take the same
+                return wanted
+            except FileExistsError:
+                wanted, taken = Path("runs") / f"{name}-{taken}", taken + 1
+        wanted.mkdir(parents=True, exist_ok=True)
+        if any(path for path in wanted.iterdir() if path.name[0] != "."):
+            raise InputError(f"--out {wanted} is not empty; choose a new folder or remove it")
+    except OSError as error:
+        raise InputError(f"cannot write into --out {wanted}: {error.strerror}") from None
+    return wanted
+
+
+def read_config_of(folder: Path) -> dict:
+    """config.json of an interrupted run. Raises InputError where there is nothing to go on with."""
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"--resume {folder}: {path}: {error.strerror}; name a run's folder"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"--resume {folder}: {path} is no JSON ({error}); begin anew") from None
+    if (Path(folder) / "results.json").exists():
+        raise InputError(f"--resume {folder}: this run is finished; see its results.json")
+    return config
 
 
 def minutes(seconds: float) -> str:

@@ -9,13 +9,16 @@ attribute and the mixer of section 4.1, for any choice of them. `python train.py
 
 import copy
 import dataclasses
+import io
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 import evaluate
 from attack import attack
@@ -30,10 +33,11 @@ from cfp import (
     step,
     u_emb_of,
 )
+from checkpoints import Checkpoint, forget
 from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, people_with, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from files import InputError, run_command, save_tensors, write_atomically
-from flags import parse_args, pick_device, settings
+from files import InputError, load_tensors, run_command, save_tensors, write_atomically
+from flags import command_to_resume, parse_args, pick_device, settings
 from mixer import Mixer, MixerConfig, concatenate, subsets
 from model import Backbone, Prefix
 from p5 import (
@@ -41,6 +45,7 @@ from p5 import (
     P5Config,
     backbone_folder,
     finished,
+    load_mixer,
     load_prompt,
     p5_backbone,
     read_attrs,
@@ -103,10 +108,13 @@ def train_cfp(
     cfp = CFP(cfg, model.cfg).to(next(model.parameters()).device)
     everything, name = tuple(labels), f"CFP {'+'.join(labels)}"
     prefix = lambda attrs: cfp()
-    snapshots = algorithm_1(
+    adversary, snapshots = algorithm_1(
         corpus, model, cfp, prefix, [everything], labels, tasks, cfg, seed, run, name
     )
-    return cfp, choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
+    chosen = choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
+    cfp.load_state_dict(snapshots[chosen][0])
+    members_of(adversary).load_state_dict(snapshots[chosen][1])
+    return cfp, adversary
 
 
 def train_mixer(
@@ -128,11 +136,11 @@ def train_mixer(
     choices = [attrs for attrs in subsets(list(labels)) if len(attrs) > 1]
     names = "lam", "lr", "dis_lr", "dis_steps", "epochs"
     cfg = dataclasses.replace(cfg, **{name: getattr(mixer_cfg, name) for name in names})
-    snapshots = algorithm_1(
+    # As it is at the end: a choice by one of its combinations did not help the others.
+    adversary, _ = algorithm_1(
         corpus, model, mixer, prefix, choices, labels, tasks, cfg, seed, run, "mixer"
     )
-    # As it is at the end: a choice by one of its combinations did not help the others.
-    return mixer, snapshots[-1][1]
+    return mixer, adversary
 
 
 def algorithm_1(
@@ -147,12 +155,12 @@ def algorithm_1(
     seed: int,
     run: Run,
     name: str,
-) -> list[tuple[dict, Adversary]]:
+) -> tuple[Adversary, list[tuple[dict, dict]]]:
     """Algorithm 1: the prefix against a discriminator per attribute, on a frozen model.
 
     Trains `player`, P, in place. `prefix` computes from it what the model reads in order to hide one of
     the `choices` of attributes, drawn at random for every batch (K of Eq. 5; a CFP has one choice).
-    Returns the player's weights and the discriminators at three moments in the last third.
+    Returns the discriminators, and the player's and their weights at three moments in the last third.
     """
     rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
@@ -167,19 +175,28 @@ def algorithm_1(
     # set for each; one for all left up to nine points more of the AUC.
     shape_of = {k: (model.cfg.d_model, n_classes[k], n_readings) for k in labels}
     adversary = {c: {k: Discriminator(cfg, *shape_of[k]).to(device) for k in c} for c in choices}
-    weights = [
-        w for some in adversary.values() for member in some.values() for w in member.parameters()
-    ]
+    members = members_of(adversary)
     prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
-    dis_optimizer = torch.optim.AdamW(weights, cfg.dis_lr, weight_decay=cfg.dis_weight_decay)
-    n_batches = cfg.epochs * batches_per_epoch(corpus, cfg)
+    dis_optimizer = torch.optim.AdamW(
+        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
+    )
+    per_epoch = batches_per_epoch(corpus, cfg)
+    n_batches = cfg.epochs * per_epoch
     snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
-    batch_num, snapshots = 0, []
+    optimizers = dict(prefix_optimizer=prefix_optimizer, dis_optimizer=dis_optimizer)
+    kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
+    start = dict(batch_num=0, snapshots=[], epoch=rng.bit_generator.state)
+    start["draw"] = draw.bit_generator.state
+    now = kept.restore(start)
+    batch_num, snapshots = now["batch_num"], now["snapshots"]
+    rng.bit_generator.state, draw.bit_generator.state = now["epoch"], now["draw"]
 
     # fmt: off
     # The numbers on the right are the lines of Algorithm 1; lines 8 and 18-21 end its blocks.
-    for _ in range(cfg.epochs):                                                           # 1
-        for users, batch in user_batches(corpus, tasks, cfg, rng, device):                # 2
+    for epoch in range(batch_num // per_epoch, cfg.epochs):                               # 1
+        done, now["epoch"] = batch_num - epoch * per_epoch, rng.bit_generator.state
+        batches = user_batches(corpus, tasks, cfg, rng, device)
+        for users, batch in islice(batches, done, None):                                  # 2
             batch_num, attrs = batch_num + 1, choices[draw.integers(len(choices))]
             C, label_u = adversary[attrs], {k: label_of[k][users] for k in attrs}
             lam, cap = [lams[k] for k in attrs], [caps[k] for k in attrs]
@@ -202,12 +219,21 @@ def algorithm_1(
                     dis_loss = [discriminator_loss(C[k], u_emb, label_u[k]) for k in attrs]  # 16
                     step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
             if batch_num in snapshot_at:
-                snapshots.append(copy.deepcopy((player.state_dict(), adversary)))
+                snapshots.append(copy.deepcopy((player.state_dict(), members.state_dict())))
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
+            # of the users' order its beginning, for the rest of this epoch, or where the next begins
+            now["epoch"] = now["epoch"] if batch_num % per_epoch else rng.bit_generator.state
+            now |= dict(batch_num=batch_num, draw=draw.bit_generator.state)
+            kept.keep(batch_num, n_batches, **now)
     # fmt: on
-    return snapshots
+    return adversary, snapshots
+
+
+def members_of(adversary: Adversary) -> nn.ModuleList:
+    """All discriminators of an adversary as one module."""
+    return nn.ModuleList(member for some in adversary.values() for member in some.values())
 
 
 def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
@@ -235,23 +261,23 @@ def choose(
     labels: dict[str, np.ndarray],
     tasks: list[str],
     cfg: CFPConfig,
-    snapshots: list[tuple[dict, Adversary]],
+    snapshots: list[tuple[dict, dict]],
     seed: int,
     run: Run,
     name: str,
-) -> Adversary:
-    """Give `cfp` the weights that do best on the validation prompts, whose answer is the validation item.
+) -> int:
+    """Which of the snapshots does best on the validation prompts, whose answer is the validation item.
 
     Smaller is better: how far a fresh logistic regression's AUC is from one half, on the worst of what
     the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth. Without validation
-    items, the last. Returns the discriminators of that moment.
+    items, the last.
     # Paper silent: how its prompts were chosen; the release tunes on the figures that it reports.
     # The tested prompts are not looked at here, but they are about the same people with the same
     # labels, so this choice among three can flatter by a little.
     """
     users = people_with(corpus, "valid")
-    if len(users) == 0:  # the player still has the weights of the last
-        return snapshots[-1][1]
+    if len(users) == 0:
+        return len(snapshots) - 1
     sample = some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
     before = {task: validation_hit(model, corpus, task, sample) for task in tasks}
     read = ("user tokens", "first decoder state")[: 2 if cfg.hide_from == "scores" else 1]
@@ -271,9 +297,7 @@ def choose(
             losses.append(max(0.0, 0.9 - hit / max(before[task], 1e-9)))
         scores.append(max(leaks) + max(losses))
         run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
-    weights, adversary = snapshots[int(np.argmin(scores))]
-    cfp.load_state_dict(weights)
-    return adversary
+    return int(np.argmin(scores))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -283,7 +307,9 @@ def choose(
 
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
-    args = parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    given, resume = command_to_resume(given)
+    args = parse_args(given)
     device = pick_device(args.device)
     attrs = read_attrs(args.attr, "--attr")
     toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
@@ -304,7 +330,7 @@ def main(argv: list[str] | None = None) -> dict:
     name += "-scores" if cfg.hide_from == "scores" else ""
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
     config = {
-        "command": ["train.py", *map(str, sys.argv[1:] if argv is None else argv)],
+        "command": ["train.py", *map(str, given)],
         "data": args.data,
         "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
         "toy": dataclasses.asdict(toy_cfg),
@@ -321,7 +347,8 @@ def main(argv: list[str] | None = None) -> dict:
         "mixer": dataclasses.asdict(mixer_cfg) if len(attrs) > 1 else None,
         "torch": torch.__version__,
     }
-    run = Run(args.out, name, config)
+    run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
+    so_far = run.so_far()
     describe(dataset, attrs, p5, run)
     corpus, model, p5_folder = p5_backbone(
         dataset,
@@ -331,10 +358,10 @@ def main(argv: list[str] | None = None) -> dict:
         args.seed,
         device,
         DTYPES[args.dtype],
-        args.retrain,
+        args.retrain and not so_far,
         run,
     )
-    np.save(run.folder / "negatives.npy", corpus.negatives, allow_pickle=False)
+    save_negatives(run.folder / "negatives.npy", corpus.negatives)
     results = {
         "data": args.data,
         "backbone": args.backbone,
@@ -347,8 +374,18 @@ def main(argv: list[str] | None = None) -> dict:
         "cfp seconds": {},
         "cfp from": {},
     }
+    if so_far and so_far["p5 weights"] != results["p5 weights"]:
+        raise InputError(
+            f"--resume {run.folder}: its backbone was {so_far['p5 weights']} and is now "
+            f"{results['p5 weights']}; begin anew"
+        )
+    results |= so_far
+    run.keep(results)
     prefixes = {}
     for attr in attrs:
+        if attr in results["cfp seconds"]:  # before it was interrupted
+            prefixes[attr] = load_prompt(run.folder, attr, cfg, model)
+            continue
         before = None
         if len(attrs) > 1:
             before = trained_before(config, p5_folder, results["p5 weights"], attr)
@@ -360,6 +397,7 @@ def main(argv: list[str] | None = None) -> dict:
             for kind in "cfp", "discriminator":
                 content = (before / f"{kind}-{attr}.safetensors").read_bytes()
                 write_atomically(run.folder / f"{kind}-{attr}.safetensors", content)
+            run.keep(results)
             continue
         began = run.seconds()
         cfp, adversary = train_cfp(corpus, model, {attr: known[attr]}, tasks, cfg, args.seed, run)
@@ -367,9 +405,11 @@ def main(argv: list[str] | None = None) -> dict:
         save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict())
         discriminator = adversary[attr,][attr]
         save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator.state_dict())
+        run.keep(results)
 
     if len(attrs) == 1:
         (attr,) = attrs
+        discriminator = load_discriminator(run.folder, attr, known[attr], tasks, cfg, model)
         run.say("measuring on the test items, with fresh attackers")
         results |= evaluate.before_and_after(
             *(model, corpus, tasks, attr, prefixes[attr], discriminator),
@@ -388,7 +428,8 @@ def main(argv: list[str] | None = None) -> dict:
         )
         table = evaluate.combinations_table(results)
     results["seconds"] = run.seconds()
-    run.write_json("results.json", results)
+    run.finish(results)
+    forget(run)
     run.say("\n" + evaluate.example(model, corpus, tasks[0], prefix))
     run.say("\n" + table)
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
@@ -411,11 +452,15 @@ def combine(
     """Every way to hide every choice of attributes: by the mixer, which is trained and saved here, by
     putting the prompts one beside the other and, if asked for, by a prompt of its own.
     """
-    began = run.seconds()
-    mixer, _ = train_mixer(corpus, model, prefixes, labels, tasks, cfg, mixer_cfg, seed, run)
-    mixing, spent = run.seconds() - began, results["cfp seconds"]
-    save_tensors(run.folder / "mixer.safetensors", mixer.state_dict())
-    results["mixer seconds"], results["scratch seconds"] = mixing, {}
+    if "mixer seconds" in results:  # before it was interrupted
+        mixer = load_mixer(run.folder, mixer_cfg, model)
+    else:
+        began = run.seconds()
+        mixer, _ = train_mixer(corpus, model, prefixes, labels, tasks, cfg, mixer_cfg, seed, run)
+        save_tensors(run.folder / "mixer.safetensors", mixer.state_dict())
+        results |= {"mixer seconds": run.seconds() - began, "scratch seconds": {}}
+        run.keep(results)
+    mixing, spent = results["mixer seconds"], results["cfp seconds"]
     ways = []
     for attrs in subsets(list(prefixes)):
         parts, apart = [prefixes[attr] for attr in attrs], sum(spent[attr] for attr in attrs)
@@ -426,14 +471,34 @@ def combine(
             ways.append(evaluate.Combined(attrs, "mixer", mixing, mixer(parts)))
         ways.append(evaluate.Combined(attrs, "concatenation", 0.0, concatenate(parts)))
         if from_scratch:
-            began = run.seconds()
-            own = {attr: labels[attr] for attr in attrs}
+            own, together = {attr: labels[attr] for attr in attrs}, "+".join(attrs)
             own_cfg = dataclasses.replace(cfg, lam=mixer_cfg.lam)
-            cfp, _ = train_cfp(corpus, model, own, tasks, own_cfg, seed, run)
-            seconds = run.seconds() - began
-            results["scratch seconds"]["+".join(attrs)] = seconds
-            ways.append(evaluate.Combined(attrs, "from scratch", seconds, cfp.frozen()))
+            if together not in results["scratch seconds"]:
+                began = run.seconds()
+                cfp, _ = train_cfp(corpus, model, own, tasks, own_cfg, seed, run)
+                save_tensors(run.folder / f"cfp-{together}.safetensors", cfp.state_dict())
+                results["scratch seconds"][together] = run.seconds() - began
+                run.keep(results)
+            alone = load_prompt(run.folder, together, own_cfg, model)
+            seconds = results["scratch seconds"][together]
+            ways.append(evaluate.Combined(attrs, "from scratch", seconds, alone))
     return ways
+
+
+def load_discriminator(
+    folder: Path, attr: str, labels: np.ndarray, tasks: list[str], cfg: CFPConfig, model: Backbone
+) -> Discriminator:
+    """The one that a run's prompt for this attribute was trained against."""
+    n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
+    discriminator = Discriminator(cfg, model.cfg.d_model, int(labels.max()) + 1, n_readings)
+    discriminator.load_state_dict(load_tensors(folder / f"discriminator-{attr}.safetensors"))
+    return discriminator.to(next(model.parameters()).device)
+
+
+def save_negatives(path: Path, negatives: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, negatives, allow_pickle=False)
+    write_atomically(path, content.getvalue())
 
 
 def describe(dataset: Dataset, attrs: tuple[str, ...], p5: P5Config, run: Run) -> None:

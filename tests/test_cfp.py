@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ class SilentRun:
 
     def __init__(self):
         self.lines, self.metrics = [], []
+        self.folder, self.in_training, self.interrupted = Path("nowhere"), False, False
 
     def progress(self, stage, step, steps, **numbers):
         self.lines.append((stage, step, steps, numbers))

@@ -5,7 +5,19 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORDER = ["files", "toy", "runs", "datasets", "data", "weights", "model", "answers", "cfp", "mixer"]
+ORDER = [
+    "files",
+    "toy",
+    "runs",
+    "checkpoints",
+    "datasets",
+    "data",
+    "weights",
+    "model",
+    "answers",
+    "cfp",
+    "mixer",
+]
 ORDER += ["attack", "ranks", "p5", "surfaces", "audit", "person", "evaluate", "probe"]
 ORDER += ["flags", "train", "recommenders", "baselines"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}

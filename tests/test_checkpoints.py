@@ -1,0 +1,326 @@
+"""A run that is killed, interrupted or out of disk goes on as if nothing had happened."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints
+from checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
+from files import InputError, Interrupted
+from runs import Run
+
+ROOT = Path(__file__).parent.parent
+TINY = "--attr gender,age --toy-users 60 --p5-steps 4 --epochs 2 --batch-size 30 --prefix-len 2 "
+TINY += "--mixer-epochs 1 --mixer-hidden 8 --from-scratch --out run"
+
+# A process that has everything imported and forks a child for each life of a run: JOB is a list of
+# lives, each (folder, flags, how it dies); a line on its standard output answers each.
+LIVES = """
+import json, os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import checkpoints, evaluate, files, train
+
+# what comes after the training takes most of the time and keeps nothing
+evaluate.combinations = lambda *args: {}
+evaluate.combinations_table = evaluate.example = lambda *args: ""
+checkpoints.EVERY = 0.0
+Checkpoint = checkpoints.Checkpoint
+real_keep, real_replace, real_init = Checkpoint.keep, os.replace, Checkpoint.__init__
+count = 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def live(folder, flags, death):
+    def init(self, *args):
+        real_init(self, *args)
+        self.wait = 0.0
+    def keep(self, step, steps, **loop):
+        global count
+        checkpoint = real_keep(self, step, steps, **loop)
+        self.wait = 0.0
+        count += 1
+        if death == ["after", count]:
+            die()
+    def replace(source, target):
+        global count
+        if str(target).endswith("checkpoint.safetensors"):
+            if death == ["within", count + 1]:
+                die()
+        real_replace(source, target)
+    Checkpoint.__init__, Checkpoint.keep, os.replace = init, keep, replace
+    os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)
+    log = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    files.run_command(lambda: train.main(flags))
+
+for line in sys.stdin:
+    folder, flags, death = json.loads(line)
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            live(folder, flags, death)
+            os._exit(0)
+        except SystemExit as stop:
+            os._exit(stop.code)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+    if death and death[0] == "at":
+        time.sleep(death[1])
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began]), flush=True)
+"""
+
+
+class Lives:
+    def __init__(self):
+        command = [sys.executable, "-c", LIVES, str(ROOT)]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, **pipes)
+
+    def __call__(self, folder: Path, flags: str, death=None) -> tuple[int, float]:
+        """(exit code, seconds) of a run in this folder; `death` is ["after", n], .. or None."""
+        print(json.dumps([str(folder), flags.split(), death]), file=self.process.stdin, flush=True)
+        return tuple(json.loads(self.process.stdout.readline()))
+
+    def to_the_end(self, folder: Path, flags: str, death: list) -> None:
+        """A run that dies and is begun again as the README says, until it ends."""
+        assert self(folder, flags, death)[0] == -signal.SIGKILL, (folder / "out.txt").read_text()
+        begun = (folder / "run" / "config.json").exists()
+        code, _ = self(folder, "--resume run" if begun else flags)
+        assert code == 0, (folder / "out.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def lives():
+    lives = Lives()
+    yield lives
+    lives.process.stdin.close()
+    lives.process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(lives, tmp_path_factory):
+    """(folder, seconds) of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, seconds = lives(folder, TINY)
+    assert code == 0, (folder / "out.txt").read_text()
+    return folder, seconds
+
+
+def what_is_left(folder: Path) -> dict[str, bytes]:
+    """Every tensor file of a run and of its backbone; and results.json without clock and paths."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+    found |= {"negatives": (folder / "run" / "negatives.npy").read_bytes()}
+    results = json.loads((folder / "run" / "results.json").read_text())
+    kept = {k: v for k, v in results.items() if "seconds" not in k}
+    return found | {"results": json.dumps(kept).encode()}
+
+
+N_STEPS = 4 + 4 + 4 + 2 + 4  # P5, two prompts, the mixer, one prompt from scratch
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, lives, whole):
+    """In each kind of training, and once with the checkpoint half written."""
+    expected = what_is_left(whole[0])
+    assert (
+        len(expected) == 1 + 4 + 1 + 1 + 2
+    )  # backbone; prompts, discriminators; mixer; scratch; ..
+    for n, death in enumerate([["after", 3], ["within", 7], ["after", 13], ["after", 16]]):
+        lives.to_the_end(tmp_path / str(n), TINY, death)
+        assert what_is_left(tmp_path / str(n)) == expected, death
+        assert not list((tmp_path / str(n) / "run").glob("unfinished*"))
+        assert "going on after step" in (tmp_path / str(n) / "run" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_whatever_the_step_and_whatever_the_moment(tmp_path, lives, whole):
+    """Killed after every step, within every write of a checkpoint, and at fifty random moments."""
+    expected, seconds = what_is_left(whole[0]), whole[1]
+    rng = np.random.default_rng(0)
+    deaths = [[when, n + 1] for n in range(N_STEPS) for when in ("after", "within")]
+    deaths += [["at", seconds * share] for share in rng.uniform(0.02, 0.9, 50)]
+    for n, death in enumerate(deaths):
+        lives.to_the_end(tmp_path / str(n), TINY, death)
+        assert what_is_left(tmp_path / str(n)) == expected, death
+
+
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py")]
+    flags = "--attr gender --toy-users 60 --epochs 2 --batch-size 30 --prefix-len 2 --p5-steps 40"
+    began = subprocess.Popen(
+        [*command, *flags.split(), "--out", "run"],
+        **dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
+    )
+    while not began.stdout.readline().startswith("P5   "):
+        pass
+    began.send_signal(signal.SIGINT)
+    _, error = began.communicate(timeout=60)
+    assert began.returncode == 130
+    assert error.strip() == "interrupted; python train.py --resume run goes on with it"
+    resumed = subprocess.run(
+        [*command, "--resume", "run"], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "P5: going on after step" in resumed.stdout
+    assert sorted(p.name for p in (tmp_path / "run").iterdir() if "checkpoint" in p.name) == []
+    once_more = subprocess.run(
+        [*command, "--resume", "run"], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert once_more.returncode == 2 and "this run is finished" in once_more.stderr
+
+
+# -------------------------------------------------------------------------------------------------
+# The pieces
+# -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_packed_comes_back():
+    tensors = {}
+    value = {
+        "text": "a",
+        3: [1, 2.5, None, True, (torch.arange(3), "b")],
+        "rng": np.random.default_rng(0).bit_generator.state,
+        "empty": {},
+    }
+    again = unpack(json.loads(json.dumps(pack(value, tensors))), tensors)
+    assert torch.equal(again[3][4][0], torch.arange(3)) and again[3][4][1] == "b"
+    assert again[3][:4] == [1, 2.5, None, True] and isinstance(again[3][4], tuple)
+    assert (again["text"], again["rng"], again["empty"]) == ("a", value["rng"], {})
+
+
+def stepping(run: Run, seed: int = 0) -> tuple[Checkpoint, torch.nn.Linear, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    kept = Checkpoint(run, "stage", dict(model=model, optimizer=optimizer))
+    kept.wait = 0.0
+    return kept, model, optimizer
+
+
+def walk(kept, model, optimizer, steps: int, first: int = 0) -> None:
+    for number in range(first + 1, steps + 1):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3)).square().mean().backward()
+        optimizer.step()
+        kept.keep(number, 9, number=number)
+        kept.wait = 0.0
+
+
+def test_a_loop_goes_on_with_weights_moments_and_random_numbers(tmp_path):
+    kept, model, optimizer = stepping(Run(tmp_path / "a", "a", {}))
+    walk(kept, model, optimizer, 5)
+    run = Run(tmp_path / "b", "b", {})
+    walk(*stepping(run), 3)
+    kept, again, optimizer = stepping(run, seed=7)
+    now = kept.restore({"number": 0})
+    assert now == {"number": 3}
+    walk(kept, again, optimizer, 5, now["number"])
+    for one, other in zip(model.parameters(), again.parameters()):
+        assert torch.equal(one, other)
+
+
+def test_another_stage_begins_at_its_beginning(tmp_path):
+    run = Run(tmp_path / "a", "a", {})
+    walk(*stepping(run), 2)
+    other = Checkpoint(run, "other", {})
+    assert other.restore({"number": 0}) == {"number": 0}
+
+
+def test_a_spoilt_checkpoint_falls_back_on_the_one_before(tmp_path):
+    run = Run(tmp_path / "a", "a", {})
+    walk(*stepping(run), 3)
+    whole = (run.folder / FILE).read_bytes()
+    (run.folder / FILE).write_bytes(whole[:-1])
+    assert stepping(run)[0].restore({}) == {"number": 2}
+    assert "trying the one before" in (run.folder / "log.txt").read_text()
+    (run.folder / BEFORE).write_bytes(b"")
+    with pytest.raises(InputError, match="under 8 bytes"):
+        stepping(run)[0].restore({})
+    forget(run)
+    assert stepping(run)[0].restore({"number": 0}) == {"number": 0}
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    run = Run(tmp_path / "a", "a", {})
+    kept, model, optimizer = stepping(run)
+    walk(kept, model, optimizer, 1)
+    before = {p.name: p.read_bytes() for p in run.folder.glob("*.safetensors")}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=f"cannot write .*{FILE}: File too large"):
+            walk(kept, model, optimizer, 2, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (run.folder / FILE).read_bytes() == before[FILE]
+    assert stepping(run)[0].restore({}) == {"number": 1}
+    assert not [p.name for p in run.folder.iterdir() if p.name.startswith(f".{FILE}")]
+
+
+def test_a_full_disk_ends_a_command_in_one_line(tmp_path):
+    limited = "ulimit -f 20; exec " + " ".join([sys.executable, str(ROOT / "train.py"), TINY])
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "File too large" in done.stderr
+    assert not list(tmp_path.glob("runs/p5*"))  # no half of a backbone
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    run = Run(tmp_path / "a", "a", {"seed": 0})
+    with pytest.raises(InputError, match="is in use by a run that is still going"):
+        Run.resume(tmp_path / "a", {"seed": 0})
+    run.lock.close()
+    Run.resume(tmp_path / "a", {"seed": 0})
+
+
+def test_a_run_is_resumed_as_it_was_or_not_at_all(tmp_path):
+    Run(tmp_path / "a", "a", {"seed": 0, "torch": "2", "cfp": {"depths": (1, 3)}}).lock.close()
+    with pytest.raises(InputError, match='torch was "2" and is now "3"; make it as it was'):
+        Run.resume(tmp_path / "a", {"seed": 0, "torch": "3", "cfp": {"depths": (1, 3)}})
+    with pytest.raises(InputError, match="--resume .*nowhere.*No such file"):
+        Run.resume(tmp_path / "nowhere", {})
+    (tmp_path / "a" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json is no JSON"):
+        Run.resume(tmp_path / "a", {})
+
+
+def test_half_written_files_of_a_killed_run_go_away(tmp_path):
+    run = Run(tmp_path / "a", "a", {})
+    run.lock.close()
+    (run.folder / f".{FILE}.x1y2").write_bytes(b"half")
+    run = Run.resume(run.folder, {})
+    assert not list(run.folder.glob(".checkpoint*")) and (run.folder / ".lock").exists()
+
+
+def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path):
+    run = Run(tmp_path / "a", "a", {})
+    kept, model, optimizer = stepping(run)
+    kept.restore({})
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    with pytest.raises(Interrupted, match="--resume .*a goes on with it"):
+        walk(kept, model, optimizer, 1)
+    assert (run.folder / FILE).exists()
+    run.in_training = False
+    with pytest.raises(Interrupted):  # between two trainings there is nothing to wait for
+        run.interrupt()
+    assert checkpoints.EVERY == 60.0
