@@ -40,11 +40,12 @@ from cfp import (
     set_rates,
     step,
 )
+from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, met_before, people_with
 from datasets import ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
 from files import InputError, load_tensors, run_command, save_tensors
-from flags import at_least, config_of, pick_device, rate
+from flags import at_least, command_to_resume, config_of, pick_device, rate
 from mixer import subsets
 from p5 import P5Config, finished, make_corpus, open_run, read_attrs
 from ranks import candidate_ranks, held_out_ranks, hits, ndcg_at, popularity, rank_of_first
@@ -232,10 +233,12 @@ def train_recommender(
     optimizer = torch.optim.AdamW(
         model.parameters(), cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay
     )
-    n_steps, number = cfg.epochs * math.ceil(len(rows) / cfg.batch_size), 0
+    n_steps = cfg.epochs * math.ceil(len(rows) / cfg.batch_size)
     can_choose = len(people_with(corpus, "valid")) > 0
-    best, best_ndcg, ndcg, waited = None, -1.0, math.nan, 0
-    for epoch in range(1, cfg.epochs + 1):
+    kept = Checkpoint(run, name, dict(model=model, optimizer=optimizer))
+    start = dict(epoch=0, number=0, best=None, best_ndcg=-1.0, ndcg=math.nan, waited=0)
+    epoch, number, best, best_ndcg, ndcg, waited = kept.restore(start).values()
+    for epoch in range(epoch + 1, cfg.epochs + 1):
         model.train()
         losses = []
         for some in rows[torch.randperm(len(rows))].split(cfg.batch_size):
@@ -257,6 +260,8 @@ def train_recommender(
         if waited == cfg.patience:
             run.say(f"{NAMES[name]}: no gain in {waited} looks, stopped after {epoch} epochs")
             break
+        now = dict(epoch=epoch, number=number, best=best, best_ndcg=best_ndcg, ndcg=ndcg)
+        kept.keep(epoch, cfg.epochs, **now, waited=waited)
     if best is not None:
         model.load_state_dict(best)
 
@@ -300,14 +305,18 @@ def make_fair(
         c: {k: Discriminator(cfg, model.cfg.d, int(n_classes[k]), 1).to(device) for k in c}
         for c in choices
     }
-    weights = [w for c in adversary.values() for d in c.values() for w in d.parameters()]
+    members = train.members_of(adversary)
     player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
-    dis_optimizer = torch.optim.AdamW(weights, cfg.dis_lr, weight_decay=cfg.dis_weight_decay)
+    dis_optimizer = torch.optim.AdamW(
+        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
+    )
     rows, n_users = model.examples(data), len(data.seen)
     n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg)
     snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
-    snapshots = []
-    for number in range(1, n_batches + 1):
+    optimizers = dict(player_optimizer=player_optimizer, dis_optimizer=dis_optimizer)
+    kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
+    number, order, snapshots = kept.restore(dict(number=0, order=None, snapshots=[])).values()
+    for number in range(number + 1, n_batches + 1):
         if (number - 1) % train.batches_per_epoch(corpus, cfg) == 0:
             order = torch.randperm(n_users, device=device)
         users, order = order[: cfg.batch_size], order[cfg.batch_size :]
@@ -332,6 +341,7 @@ def make_fair(
             snapshots.append(copy.deepcopy(player.state_dict()))
         dis = torch.cat(dis_loss).mean().item()
         run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=max(cap))
+        kept.keep(number, n_batches, number=number, order=order, snapshots=snapshots)
     scores = []
     for snapshot in snapshots:
         player.load_state_dict(snapshot)
@@ -551,6 +561,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="run of this command whose recommenders are made fair, not trained anew",
     )
+    add(
+        "--resume",
+        metavar="RUN",
+        help="go on with the interrupted run in this folder, alone and from where it was begun",
+    )
     add("--run", type=Path, help="with --model all: run of train.py for the rows of P5 and CFP")
     group = parser.add_argument_group(
         "training", "default: what suits the model and the data, see the run's config.json"
@@ -579,7 +594,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
-    args = parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    given, resume = command_to_resume(given, "baselines.py")
+    args = parse_args(given)
     device, attrs = pick_device(args.device), read_attrs(args.attr, "--attr")
     if args.model == "all" and len(attrs) > 1:
         raise InputError(
@@ -611,7 +628,7 @@ def main(argv: list[str] | None = None) -> dict:
         if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
             raise InputError(f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads")
     config = {
-        "command": ["baselines.py", *map(str, sys.argv[1:] if argv is None else argv)],
+        "command": ["baselines.py", *map(str, given)],
         "data": args.data,
         "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
         "data fingerprint": fingerprint(dataset),
@@ -623,51 +640,70 @@ def main(argv: list[str] | None = None) -> dict:
         "base": None if args.base is None else str(args.base),
         "torch": torch.__version__,
     }
-    run = Run(args.out, f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}", config)
+    name = f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}"
+    run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
     train.describe(dataset, attrs, P5Config(), run)
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
-    np.save(run.folder / "negatives.npy", corpus.negatives, allow_pickle=False)
+    train.save_negatives(run.folder / "negatives.npy", corpus.negatives)
     data = interactions_of(corpus, device)
     p5_folder = p5_run(corpus, attrs[0], args, run) if args.model == "all" else None
 
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
     results |= circumstances(corpus, list(TASKS), list(attrs), args.seed) | {"rows": []}
+    results |= run.so_far()
     users, rows = people_with(corpus, "test"), results["rows"]
     unknown = {attr: labels < 0 for attr, labels in known.items()}
     m = Measured(corpus, users, list(attrs), unknown, args.seed, results["shuffles"])
-    counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
-    rows.append(row_of("popularity", counts, None, (), 0.0, m))
-    if args.model in ("lookup", "all"):
-        rows.append(row_of("lookup", lookup(corpus, "test", users), None, (), 0.0, m))
+
+    def add(*some: dict) -> None:
+        rows.extend(some)
+        run.keep(results)
+
+    def done(name: str) -> bool:  # before it was interrupted
+        return any(row["model"] == name for row in rows)
+
+    if not done("popularity"):
+        counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
+        add(row_of("popularity", counts, None, (), 0.0, m))
+    if args.model in ("lookup", "all") and not done("lookup"):
+        add(row_of("lookup", lookup(corpus, "test", users), None, (), 0.0, m))
     models = {}
     for name, cfg in cfgs.items():
-        began = run.seconds()
+        began, path = run.seconds(), run.folder / f"{name}.safetensors"
         torch.manual_seed(args.seed)
         models[name] = RECOMMENDERS[name][0](cfg, len(data.seen), data.seen.shape[1]).to(device)
+        if done(name):
+            models[name].load_state_dict(load_tensors(path))
+            continue
         if args.base is None:
             train_recommender(corpus, data, models[name], name, args.seed, run)
         else:
             load_base(args.base, name, models[name], config)
-        save_tensors(run.folder / f"{name}.safetensors", models[name].state_dict())
+        save_tensors(path, models[name].state_dict())
+        seconds = run.seconds() - began
         states, scores = vectors_and_scores(models[name], corpus, "test", users)
-        rows.append(row_of(name, scores, states, (), run.seconds() - began, m))
-    before_and_after = [] if p5_folder is None else p5_rows(p5_folder, m)
-    rows += before_and_after[:1]
+        add(row_of(name, scores, states, (), seconds, m))
+    if p5_folder is not None and not done("p5"):
+        add(*p5_rows(p5_folder, m))
     for name, cfg in games.items():
+        if done(name):
+            continue
         began, model = run.seconds(), copy.deepcopy(models[FAIR[name]])
         fair = make_fair(corpus, data, model, known, cfg, name, args.seed, run)
         both = nn.ModuleDict({"fair": fair, "recommender": model})
         save_tensors(run.folder / f"{name}.safetensors", both.state_dict())
         seconds = run.seconds() - began
+        fair.eval()
         # a prompt is trained for one combination, filters for any
-        for hidden in subsets(list(attrs)) if isinstance(fair, Filters) else [attrs]:
-            fair.eval()
-            given = serving(fair, hidden)
-            states, scores = vectors_and_scores(model, corpus, "test", users, given)
-            rows.append(row_of(name, scores, states, hidden, seconds, m))
-    rows += before_and_after[1:]
+        hiding = subsets(list(attrs)) if isinstance(fair, Filters) else [attrs]
+        behind = lambda hidden: vectors_and_scores(
+            model, corpus, "test", users, serving(fair, hidden)
+        )
+        vectors = {hidden: behind(hidden) for hidden in hiding}
+        add(*(row_of(name, scores, z, some, seconds, m) for some, (z, scores) in vectors.items()))
     results["seconds"] = run.seconds()
-    run.write_json("results.json", results)
+    run.finish(results)
+    forget(run)
     run.say("\n" + table(results))
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
     return results

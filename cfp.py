@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch
+from files import InputError
 from model import Backbone, Encoded, LlamaConfig, Prefix, T5Config, target_loss
 
 
@@ -250,12 +251,20 @@ def adversarial_loss(
 def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
     """Descend `loss` in this optimizer's own parameters; all others stay fixed and get no gradient.
 
-    The gradient is scaled down to `max_norm` where it is longer.
+    The gradient is scaled down to `max_norm` where it is longer. Raises InputError, before anything is
+    moved, where it is not a number.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=params)
-    torch.nn.utils.clip_grad_norm_(params, max_norm)
+    norm = torch.nn.utils.clip_grad_norm_(params, max_norm)
+    if not norm.isfinite():
+        number = int(optimizer.state[params[0]]["step"]) + 1 if optimizer.state else 1
+        rates = " and ".join(f"{group['lr']:g}" for group in optimizer.param_groups)
+        raise InputError(
+            f"training went astray in step {number} at learning rate {rates}: the loss is {loss.item():g}, "
+            f"the length of its gradient {norm.item():g}; try a smaller rate (--help lists them)"
+        )
     optimizer.step()
 
 

@@ -213,9 +213,10 @@ def read_rows(
 def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> int:
     """`text` as a whole number in [low, high]; InputError at `where` otherwise."""
     try:
-        if text.strip() == text and low <= int(text) <= high:
+        # int() alone would take 1_0, +1 and the digits of other scripts as well
+        if text.isascii() and text.isdecimal() and low <= int(text) <= high:
             return int(text)
-    except ValueError:
+    except ValueError:  # thousands of digits
         pass
     raise InputError(
         f"{where}: {what} is {text[:40]!r}, not a whole number in {low}..{high}; mend it"
@@ -225,7 +226,8 @@ def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> 
 def index_of(where: str, what: str, value: str, known: dict[str, int]) -> int:
     """Position of a value in a closed list; InputError at `where` otherwise."""
     if value not in known:
-        some = ", ".join(list(known)[:8]) + (", .." if len(known) > 8 else "")
+        some = ", ".join(name[:40] for name in list(known)[:8])
+        some += ", .." if len(known) > 8 else ""
         raise InputError(f"{where}: {what} {value[:40]!r} is unknown, known are {some}; mend it")
     return known[value]
 
@@ -481,7 +483,7 @@ def load_recbole(name: str, folder: Path) -> Dataset:
         if (
             field_name == "age"
             and len(set(texts)) > 10
-            and all(t.removesuffix(".0").isdigit() for t in texts)
+            and all(t.isascii() and t.removesuffix(".0").isdecimal() for t in texts)
         ):
             labels["age"], classes["age"] = [age_class(int(float(t))) for t in texts], AGES
         elif field_name != "user_id" and kind == "token":

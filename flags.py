@@ -55,15 +55,23 @@ P5_ON = {
 }
 
 
-def command_to_resume(argv: list[str]) -> tuple[list[str], Path | None]:
-    """(the flags a run was begun with, its folder) for --resume RUN; for anything else (`argv`, None)."""
+def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | None]:
+    """(the flags a run was begun with, its folder) for --resume RUN; for anything else (`argv`, None).
+
+    Raises InputError where it was not `script` that began it.
+    """
     if "--resume" not in argv or "--help" in argv:
         return argv, None
     if len(argv) != 2 or argv[0] != "--resume":
         raise InputError(
             "--resume RUN stands alone: the run goes on with the flags it was begun with"
         )
-    return read_config_of(Path(argv[1]))["command"][1:], Path(argv[1])
+    began, *flags = read_config_of(Path(argv[1]))["command"]
+    if began != script:
+        raise InputError(
+            f"--resume {argv[1]}: this run is one of {began}; python {began} --resume .."
+        )
+    return flags, Path(argv[1])
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

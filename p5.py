@@ -222,6 +222,7 @@ def p5_backbone(
     origin = "from scratch" if folder is None else f"from {folder}"
     run.say(f"P5 backbone: training a {type(model).__name__} of {count} {origin} into {target}")
     if folder is not None:  # they are views of the files: give them memory of their own
+        enough_memory(sum(param.numel() for param in model.parameters()), device)
         model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     model.to(device)
     train_p5(corpus, model, p5, seed, run)
@@ -237,6 +238,30 @@ def p5_backbone(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return corpus, model.to(dtype), target
+
+
+def enough_memory(n_weights: int, device: torch.device) -> None:
+    """Raises InputError where training this many weights cannot fit into what is free, if that is known.
+
+    Of each weight in float32 itself, its gradient, AdamW's two means and the best so far: 20 bytes.
+    """
+    needed, free = 20 * n_weights, free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"training {n_weights / 1e6:.0f} M weights takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free; --p5-steps 0 takes them as they are, or choose a smaller --backbone"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device can still give; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def weights_fingerprint(folder: Path) -> str:

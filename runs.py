@@ -19,7 +19,7 @@ class Run:
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
-        self.folder = new_folder(folder, name)
+        self.folder, self.config = new_folder(folder, name), config
         self.write_json("config.json", config)
         self.open(0.0)
 
@@ -30,7 +30,7 @@ class Run:
         `config` is what a new run would write: what decides the result has to be as it was.
         """
         run, was = cls.__new__(cls), read_config_of(folder)
-        run.folder = Path(folder)
+        run.folder, run.config = Path(folder), config
         for key, now in json.loads(json.dumps(config)).items():
             if key != "command" and was.get(key) != now:
                 raise InputError(
@@ -69,7 +69,7 @@ class Run:
         self.began = min(self.began, time.monotonic() - seconds)
 
     def how_to_go_on(self) -> str:
-        return f"python train.py --resume {self.folder} goes on with it"
+        return f"python {self.config['command'][0]} --resume {self.folder} goes on with it"
 
     def so_far(self) -> dict:
         """What `keep` was last given; {} before that."""

@@ -57,6 +57,10 @@ from runs import Run, minutes
 from surfaces import surfaces
 from weights import read_config
 
+# times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
+# what a prompt aims at, and the fresh attackers at the end tell the two apart.
+COLLAPSED = 10.0
+
 # of each choice of attributes that may be drawn: of each attribute, who guesses it
 Adversary = dict[tuple[str, ...], dict[str, Discriminator]]
 
@@ -222,6 +226,12 @@ def algorithm_1(
                 snapshots.append(copy.deepcopy((player.state_dict(), members.state_dict())))
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
+            if batch_num % cfg.every == 0 and losses["dis"] > COLLAPSED * losses["blind"]:
+                raise InputError(
+                    f"{name}, batch {batch_num}: the discriminators' loss is {losses['dis']:.3g} after their "
+                    f"{cfg.dis_steps} steps at learning rate {cfg.dis_lr:g}, a blind guess has "
+                    f"{losses['blind']:.3g}: they have collapsed; try a smaller one"
+                )
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
             # of the users' order its beginning, for the rest of this epoch, or where the next begins
             now["epoch"] = now["epoch"] if batch_num % per_epoch else rng.bit_generator.state
@@ -308,7 +318,7 @@ def choose(
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
     given = list(sys.argv[1:] if argv is None else argv)
-    given, resume = command_to_resume(given)
+    given, resume = command_to_resume(given, "train.py")
     args = parse_args(given)
     device = pick_device(args.device)
     attrs = read_attrs(args.attr, "--attr")
