@@ -42,10 +42,11 @@ from cfp import (
 )
 from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, met_before, people_with
-from datasets import ToyConfig, fingerprint, load_dataset
+from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
 from files import InputError, load_tensors, run_command, save_tensors
-from flags import at_least, command_to_resume, config_of, pick_device, rate
+from flags import at_least, command_to_resume, config_of, pick_device, rate, settings
+from flags import parse_args as train_args
 from mixer import subsets
 from p5 import P5Config, finished, make_corpus, open_run, read_attrs
 from ranks import candidate_ranks, held_out_ranks, hits, ndcg_at, popularity, rank_of_first
@@ -297,7 +298,8 @@ def make_fair(
         fair, choices = Prompt(model.encoder, cfg.prefix_len).to(device), [attrs]
         model.requires_grad_(False)
         player = fair
-    before = (validation_ranks(model, corpus)[1] <= 10).mean()
+    can_choose = len(people_with(corpus, "valid")) > 0
+    before = (validation_ranks(model, corpus)[1] <= 10).mean() if can_choose else math.nan
     entropy = {k: train.entropy_of(known[known >= 0]) for k, known in labels.items()}
     lams, n_classes = train.lambdas(cfg.lam, entropy), {k: v.max() + 1 for k, v in labels.items()}
     label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
@@ -342,6 +344,8 @@ def make_fair(
         dis = torch.cat(dis_loss).mean().item()
         run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=max(cap))
         kept.keep(number, n_batches, number=number, order=order, snapshots=snapshots)
+    if not can_choose:  # the player still has the weights of the last, as in train.py
+        return fair
     scores = []
     for snapshot in snapshots:
         player.load_state_dict(snapshot)
@@ -416,52 +420,58 @@ def row_of(
     return row
 
 
-def p5_rows(folder: Path, m: Measured) -> list[dict]:
-    """The rows of P5 and of its prompt, of a finished run of train.py; its attacks are taken as they are."""
+def p5_row(folder: Path, name: str, m: Measured) -> dict:
+    """The row of P5 or of its prompt, "cfp", of a finished run of train.py, with that run's attacks."""
     opened, (_, results) = open_run(folder, torch.device("cpu")), finished(folder)
-    (attr,), rows = m.attrs, []
-    for name, when, prefix in ("p5", "before", None), ("cfp", "after", opened.prefixes[m.attrs[0]]):
-        hidden = [] if prefix is None else [attr]
-        seconds = results["p5 seconds"] if prefix is None else results["cfp seconds"][attr]
-        row = {"model": name, "hidden": hidden, "seconds": seconds, "floor": {}}
-        for task in TASKS:
-            given = opened.model, opened.corpus, task, "test", m.users, prefix
-            scores = surfaces(*given, ("scores",))["scores"]
-            full = catalogue_ranks(opened.corpus, "test", m.users, scores)
-            read = {key: results[when][task][key] for key in ("auc", "auc interval", "attackers")}
-            row[task] = quality(held_out_ranks(*given), full, m.seed) | read
-            row["floor"][attr] = max(row["floor"].get(attr, 0.0), results["floor"][task][attr])
-        rows.append(row)
-    return rows
+    (attr,) = m.attrs
+    prefix, when = (None, "before") if name == "p5" else (opened.prefixes[attr], "after")
+    seconds = results["p5 seconds"] if name == "p5" else results["cfp seconds"][attr]
+    row = {"model": name, "hidden": [] if name == "p5" else [attr], "seconds": seconds}
+    row["floor"] = {attr: max(results["floor"][task][attr] for task in TASKS)}
+    for task in TASKS:
+        given = opened.model, opened.corpus, task, "test", m.users, prefix
+        scores = surfaces(*given, ("scores",))["scores"]
+        full = catalogue_ranks(opened.corpus, "test", m.users, scores)
+        read = {key: results[when][task][key] for key in ("auc", "auc interval", "attackers")}
+        row[task] = quality(held_out_ranks(*given), full, m.seed) | read
+    return row
+
+
+def fits(folder: Path, wanted: dict) -> bool:
+    """Whether a finished run of train.py has this in its config.json, and lists no candidates."""
+    config, _ = finished(folder)
+    wanted = json.loads(json.dumps(wanted))  # its tuples are lists in the file
+    same = all(config.get(key) == value for key, value in wanted.items())
+    return same and config["p5"]["prompt_candidates"] == 0
+
+
+def wanted_of(dataset: Dataset, attr: str, seed: int) -> dict:
+    """What config.json of a run of train.py must say for its rows to stand beside those of this command."""
+    about = {"data fingerprint": fingerprint(dataset), "attrs": [attr], "tasks": TASKS}
+    return about | {"seed": seed, "label holdout": 0.0}
 
 
 def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Path:
     """The folder of a finished run of train.py on the same data, or of one that is started here."""
-    wanted = {
-        "data fingerprint": fingerprint(corpus.dataset),
-        "attrs": [attr],
-        "tasks": list(TASKS),
-        "seed": args.seed,
-        "label holdout": 0.0,
-    }
-
-    def fits(folder: Path) -> bool:
-        config, _ = finished(folder)
-        return all(config[key] == value for key, value in wanted.items())
-
+    wanted = wanted_of(corpus.dataset, attr, args.seed)
     if args.run is not None:
-        if not fits(args.run):
+        if not fits(args.run, wanted):
             raise InputError(
-                f"--run {args.run}: was about other data, another --attr, --seed or task; leave it out to "
-                "have the right one trained"
+                f"--run {args.run}: was about other data, another --attr, --seed or task, or with listed "
+                "candidates; leave it out to have the right one trained"
             )
         return args.run
-    # train.py's own name for a run with its defaults; one with other settings is not taken unasked
     name = f"{args.data}-{attr}-seed{args.seed}"
+    # one with other settings than train.py's defaults is not taken unasked
+    ours = ["--attr", attr, "--data", args.data]
+    p5, cfg, _ = settings(train_args(ours), (attr,), "tiny", None)
+    wanted |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
+    wanted |= {"backbone": "tiny", "dtype": "fp32"}
 
     def found() -> list[Path]:
         runs = [Path("runs") / name, *sorted(Path("runs").glob(f"{name}-[0-9]*"))]
-        return [folder for folder in runs if (folder / "results.json").exists() and fits(folder)]
+        done = [folder for folder in runs if (folder / "results.json").exists()]
+        return [folder for folder in done if fits(folder, wanted)]
 
     if not found():
         run.say("P5 and CFP: training them with train.py")
@@ -627,6 +637,8 @@ def main(argv: list[str] | None = None) -> dict:
     for name, cfg in cfgs.items():
         if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
             raise InputError(f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads")
+        if cfg.batch_size < 2 and {"c-pmf", "c-sx"} & games.keys():
+            raise InputError("--batch-size 1: the filters' BatchNorm compares users; 2 at least")
     config = {
         "command": ["baselines.py", *map(str, given)],
         "data": args.data,
@@ -640,6 +652,11 @@ def main(argv: list[str] | None = None) -> dict:
         "base": None if args.base is None else str(args.base),
         "torch": torch.__version__,
     }
+    # what is named is looked at before anything is written or trained
+    if args.run is not None:
+        p5_run(make_corpus(dataset, None, P5Config(), args.seed), attrs[0], args, None)
+    for name in names if args.base is not None else ():
+        base_weights(args.base, name, config)
     name = f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}"
     run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
     train.describe(dataset, attrs, P5Config(), run)
@@ -678,13 +695,13 @@ def main(argv: list[str] | None = None) -> dict:
         if args.base is None:
             train_recommender(corpus, data, models[name], name, args.seed, run)
         else:
-            load_base(args.base, name, models[name], config)
+            models[name].load_state_dict(base_weights(args.base, name, config))
         save_tensors(path, models[name].state_dict())
         seconds = run.seconds() - began
         states, scores = vectors_and_scores(models[name], corpus, "test", users)
         add(row_of(name, scores, states, (), seconds, m))
     if p5_folder is not None and not done("p5"):
-        add(*p5_rows(p5_folder, m))
+        add(p5_row(p5_folder, "p5", m))
     for name, cfg in games.items():
         if done(name):
             continue
@@ -701,6 +718,8 @@ def main(argv: list[str] | None = None) -> dict:
         )
         vectors = {hidden: behind(hidden) for hidden in hiding}
         add(*(row_of(name, scores, z, some, seconds, m) for some, (z, scores) in vectors.items()))
+    if p5_folder is not None and not done("cfp"):
+        add(p5_row(p5_folder, "cfp", m))
     results["seconds"] = run.seconds()
     run.finish(results)
     forget(run)
@@ -712,8 +731,8 @@ def main(argv: list[str] | None = None) -> dict:
 GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
 
 
-def load_base(folder: Path, name: str, model: Recommender, config: dict) -> None:
-    """Give `model` the weights that another run of this command left, trained with the same settings."""
+def base_weights(folder: Path, name: str, config: dict) -> dict:
+    """The weights that another run of this command left of a recommender trained with the same settings."""
     try:
         other = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
@@ -723,7 +742,7 @@ def load_base(folder: Path, name: str, model: Recommender, config: dict) -> None
     same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
     if not same or other.get("recommenders", {}).get(name) != config["recommenders"][name]:
         raise InputError(f"--base {folder}: has no {NAMES[name]} of these data, seed and settings")
-    model.load_state_dict(load_tensors(folder / f"{name}.safetensors"))
+    return load_tensors(folder / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The baselines: losses by hand, what a model may see, what stays frozen, patterns learnt in seconds."""
 
 import copy
+import dataclasses
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +12,26 @@ import pytest
 import torch
 
 import baselines
-from baselines import catalogue_ranks, interactions_of, lookup, padded, parse_args, serving
+import flags
+import recommenders
+from baselines import (
+    FAIR,
+    RECOMMENDERS,
+    catalogue_ranks,
+    interactions_of,
+    lookup,
+    make_fair,
+    padded,
+    serving,
+    train_recommender,
+    vectors_and_scores,
+)
 from cfp import CFPConfig
-from files import InputError
-from ranks import candidate_ranks, ndcg_at
+from data import TASKS, Corpus, met_before
+from datasets import Dataset
+from files import InputError, load_tensors, run_command
+from p5 import P5Config, make_corpus
+from ranks import candidate_ranks, ndcg_at, rank_of_first
 from recommenders import (
     PMF,
     BERT4Rec,
@@ -35,20 +51,47 @@ from recommenders import (
     logistic_loss,
 )
 
-ROOT = Path(__file__).parent.parent
-N = 12  # items of the small models
+N = 12  # items of the small models, and the number of their padding
+SEQUENCE_MODELS = [(SASRec, SASRecConfig), (BERT4Rec, BERT4RecConfig)]
+PAIR_MODELS = [(PMF, PMFConfig), (SimpleX, SimpleXConfig)]
+
+
+def name_of(kind):
+    return kind[0].__name__
 
 
 class Silent:
-    """A run that says nothing."""
+    """A run that says nothing and keeps what it was told of progress and metrics."""
 
     folder, in_training, interrupted = Path("nowhere"), False, False
-    progress = say = metric = lambda *_, **__: None
+
+    def __init__(self):
+        self.lines, self.metrics = [], []
+
+    def progress(self, stage, step, steps, **numbers):
+        self.lines.append((stage, step, steps))
+
+    def metric(self, **values):
+        self.metrics.append(values)
+
+    def say(self, text):
+        self.lines.append(text)
 
 
-def small(model, config, **more):
+def small(kind, config, **more):
     torch.manual_seed(0)
-    return model(config(d=8, **more), n_users=5, n_items=N).eval()
+    return kind(config(**dict(d=8) | more), n_users=5, n_items=N).eval()
+
+
+def fill(parameter, values):
+    with torch.no_grad():
+        parameter.copy_(torch.tensor(values).reshape(parameter.shape))
+
+
+def negatives_are(monkeypatch, *items):
+    """Every positive of a loss gets these negatives."""
+    drawn = lambda seen, users, k: torch.tensor([items]).expand(len(users), len(items))
+    monkeypatch.setattr(recommenders, "draw_unseen", drawn)
 
 
 @pytest.fixture()
@@ -56,67 +99,242 @@ def data(corpus):
     return interactions_of(corpus, torch.device("cpu"))
 
 
-def test_bpr_and_logistic_by_hand():
+softplus = lambda x: math.log(1 + math.exp(x))  # -log sigmoid(-x)
+
+
+# -------------------------------------------------------------------------------------------------
+# Losses by hand
+# -------------------------------------------------------------------------------------------------
+
+
+def test_bpr_by_hand():
+    """-log sigmoid(positive - negative), the mean over all pairs; ln 2 where all scores are the same."""
     positive, negative = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 2.0], [0.0, 0.0]])
-    log = lambda x: math.log(1 + math.exp(x))
-    assert bpr_loss(positive, negative).item() == pytest.approx((log(-1) + log(1) + 2 * log(0)) / 4)
-    assert logistic_loss(positive, negative).item() == pytest.approx(
-        (log(-1) + log(0) + log(2) + log(0) + 2 * log(0)) / 2
-    )
+    pairs = [1.0 - 0.0, 1.0 - 2.0, 0.0 - 0.0, 0.0 - 0.0]
+    by_hand = sum(-math.log(1 / (1 + math.exp(-pair))) for pair in pairs) / 4
+    assert bpr_loss(positive, negative).item() == pytest.approx(by_hand)
+    assert bpr_loss(torch.ones(3), torch.ones(3, 5)).item() == pytest.approx(math.log(2))
+
+
+def test_logistic_by_hand():
+    """The positives' mean and, for each, the sum over its negatives."""
+    positive, negative = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 2.0], [-1.0, 0.0]])
+    rows = [softplus(-1) + softplus(0) + softplus(2), softplus(0) + softplus(-1) + softplus(0)]
+    assert logistic_loss(positive, negative).item() == pytest.approx(sum(rows) / 2)
+    one = logistic_loss(positive, negative[:, :1]).item()  # SASRec's binary cross-entropy
+    assert one == pytest.approx((softplus(-1) + softplus(0) + softplus(0) + softplus(-1)) / 2)
 
 
 def test_cosine_contrastive_loss_by_hand():
-    counts = torch.tensor([[True, True, False], [True, True, True]])
-    cosines = torch.tensor([[0.9, 0.2, 1.0], [0.6, 0.4, 0.5]])
-    loss = cosine_contrastive_loss(torch.tensor([0.8, 0.5]), cosines, counts, 0.5, 10.0)
-    assert loss.item() == pytest.approx(((0.2 + 10 * 0.4 / 2) + (0.5 + 10 * 0.1 / 3)) / 2)
+    """What is no negative counts neither in the sum nor in the number; a row without any has none."""
+    counts = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    cosines = torch.tensor([[0.9, 0.2, 1.0], [0.6, 0.4, 0.5], [1.0, 1.0, 1.0]])
+    positive = torch.tensor([0.8, 0.5, -0.2])
+    loss = cosine_contrastive_loss(positive, cosines, counts, 0.5, 10.0)
+    rows = [0.2 + 10 * (0.4 + 0.0) / 2, 0.5 + 10 * (0.1 + 0.0 + 0.0) / 3, 1.2]
+    assert loss.item() == pytest.approx(sum(rows) / 3)
+
+
+def test_pmf_by_hand(monkeypatch):
+    """Scores p q + b, the objective, and the priors' penalty on the vector that the filter gives."""
+    data = Interactions(torch.tensor([[0, 0]]), torch.tensor([[0]]), torch.zeros(1, 3).bool())
+    negatives_are(monkeypatch, 1, 2)
+    for objective, fair, p in ("logistic", None, 2.0), ("bpr", lambda p_bd: 3 * p_bd, 6.0):
+        model = PMF(PMFConfig(d=1, objective=objective, n_negatives=2, l2=0.1), 1, 3)
+        fill(model.user.weight, [2.0])
+        fill(model.item.weight, [1.0, -1.0, 0.5])
+        fill(model.bias, [0.1, 0.0, -0.2])
+        s = [p + 0.1, -p, p / 2 - 0.2]
+        fit = {
+            "logistic": softplus(-s[0]) + softplus(s[1]) + softplus(s[2]),
+            "bpr": (softplus(s[1] - s[0]) + softplus(s[2] - s[0])) / 2,
+        }
+        penalty = 0.1 / 2 * (p**2 + 1.0**2 + 1.0**2 + 0.5**2)
+        loss = model.loss(data, torch.tensor([0]), fair).item()
+        assert loss == pytest.approx(fit[objective] + penalty, rel=1e-5)
+        twice = model.loss(data, torch.tensor([0, 0]), fair).item()
+        assert twice == pytest.approx(loss, rel=1e-5)  # a mean over the interactions
+
+
+def test_simplex_by_hand():
+    """CCL of cosines with h_u of the history without the target; every item not seen is a negative."""
+    cfg = SimpleXConfig(d=2, gate=0.25, margin=0.3, negative_weight=4.0, dropout=0.0, l2=0.1)
+    model = SimpleX(cfg, 1, 5).eval()
+    e = [[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [5.0, 5.0], [-1.0, 0.0]]
+    fill(model.user.weight, [2.0, -1.0])
+    fill(model.item.weight, e)
+    fill(model.project.weight, [[1.0, 1.0], [0.0, 2.0]])
+    seen = torch.tensor([[True, True, True, False, False]])
+    data = Interactions(torch.tensor([[0, 0]]), torch.tensor([[0, 1, 2]]), seen)
+    mean = [(1.0 + 0.0) / 2, (0.0 + 2.0) / 2]  # of items 1 and 2
+    h = [0.25 * 2.0 + 0.75 * (mean[0] + mean[1]), 0.25 * -1.0 + 0.75 * 2 * mean[1]]
+    cos = lambda x: (h[0] * x[0] + h[1] * x[1]) / math.hypot(*h) / math.hypot(*x)
+    ccl = 1 - cos(e[0]) + 4.0 * (max(0, cos(e[3]) - 0.3) + max(0, cos(e[4]) - 0.3)) / 2
+    penalty = 0.1 / 2 * (2.0**2 + 1.0**2 + 3.0**2 + 4.0**2)
+    assert model.loss(data, torch.tensor([0])).item() == pytest.approx(ccl + penalty, rel=1e-5)
+
+
+def test_sasrec_by_hand(monkeypatch):
+    """Binary cross-entropy of each next item and of a negative, the mean over positions with a history."""
+    model = SASRec(SASRecConfig(d=1), 2, 3)
+    fill(model.encoder.symbol.weight, [1.0, 2.0, 3.0, 0.0])
+    model.encoder.forward = lambda ids, fair: (ids + 1.0).unsqueeze(
+        2
+    )  # the state of item i is i + 1
+    negatives_are(monkeypatch, 1)
+    histories = torch.tensor([[3, 0, 1], [2, 0, 2]])  # 3 is padding
+    data = Interactions(torch.empty(0), histories, torch.zeros(2, 3).bool())
+    follows = [(1.0, 2.0), (3.0, 1.0), (1.0, 3.0)]  # (state, vector of what follows): 0>1, 2>0, 0>2
+    by_hand = sum(softplus(-a * b) + softplus(a * 2.0) for a, b in follows) / 3
+    assert model.loss(data, torch.arange(2)).item() == pytest.approx(by_hand, rel=1e-5)
+    # of a long history as many positions as the window has, each with what follows
+    model.cfg = SASRecConfig(d=1, window=2)
+    long = Interactions(data.pairs, torch.tensor([[0, 0, 2, 1]]), data.seen)
+    follows = [(1.0, 3.0), (3.0, 2.0)]
+    by_hand = sum(softplus(-a * b) + softplus(a * 2.0) for a, b in follows) / 2
+    assert model.loss(long, torch.arange(1)).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_bert4rec_by_hand(monkeypatch):
+    """Cross-entropy over the whole catalogue, the mean over the masked positions and no others."""
+    model = BERT4Rec(BERT4RecConfig(d=2, window=4), 2, 3).eval()
+    fill(model.encoder.symbol.weight, [0.0] * 10)  # so that the biases are all the logits
+    fill(model.bias, [0.0, math.log(2), math.log(3)])
+    mask = torch.tensor([[False, True, True], [False, False, True]])
+    monkeypatch.setattr(recommenders, "draw_mask", lambda *_: mask)
+    data = Interactions(torch.empty(0), torch.tensor([[0, 1, 2], [3, 1, 0]]), torch.empty(0))
+    by_hand = -(math.log(2 / 6) + math.log(3 / 6) + math.log(1 / 6)) / 3
+    assert model.loss(data, torch.arange(2)).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_bert4rec_guesses_from_the_masked_sequence(monkeypatch):
+    """What is masked is not read, with random weights: it may be anything, the state stays the same."""
+    model, read = small(BERT4Rec, BERT4RecConfig, window=4), []
+    mask = torch.tensor([[False, True, False, True]])
+    monkeypatch.setattr(recommenders, "draw_mask", lambda *_: mask)
+    real = model.encoder.forward
+    model.encoder.forward = lambda ids, fair: read.append(ids) or real(ids, fair)
+    data = Interactions(torch.empty(0), torch.tensor([[4, 5, 6, 7]]), torch.empty(0))
+    loss = model.loss(data, torch.arange(1)).item()
+    assert read[0].tolist() == [[4, model.mask_id, 6, model.mask_id]]
+    logits = model.scores(real(read[0])[mask])
+    by_hand = logits.logsumexp(1) - logits[[0, 1], [5, 7]]
+    assert loss == pytest.approx(by_hand.mean().item(), rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a model may see
+# -------------------------------------------------------------------------------------------------
+
+
+def test_held_out_items_are_nowhere_in_the_training_data(corpus, data):
+    held_out = np.column_stack([corpus.split.valid, corpus.split.test])
+    for user, items in enumerate(held_out):
+        assert not data.seen[user, items].any()
+        assert not set(items) & set(data.histories[user].tolist())
+        assert not set(items) & set(data.pairs[data.pairs[:, 0] == user, 1].tolist())
+        assert data.histories[user][-1] == corpus.split.train[user][-1]
+    assert len(data.pairs) == data.seen.sum() == sum(map(len, corpus.split.train))
+
+
+def test_vectors_are_what_each_user_is_before_the_held_out_item(corpus):
+    """Training items and, before the test item, the validation item; whatever the batch."""
+    torch.manual_seed(0)
+    for kind, config in RECOMMENDERS.values():
+        model, users = kind(config(d=8), 60, 160).eval(), np.array([7, 2, 30, 31])
+        for part in "valid", "test":
+            states, scores = vectors_and_scores(model, corpus, part, users)
+            again = vectors_and_scores(model, corpus, part, users, batch_size=1)
+            assert np.allclose(states, again[0], atol=1e-5) and np.allclose(
+                scores, again[1], atol=1e-4
+            )
+            met = torch.from_numpy(met_before(corpus, 30, part))[None]
+            with torch.no_grad():
+                alone = model.state(torch.tensor([30]), met)
+                assert np.allclose(states[2], alone[0], atol=1e-5)
+                assert np.allclose(scores[2], model.scores(alone)[0], atol=1e-4)
+        assert scores.shape == (4, 160)
 
 
 def test_negatives_are_unseen():
-    seen = torch.ones(3, N, dtype=torch.bool)
+    generator = np.random.default_rng(0)
+    seen = torch.from_numpy(generator.random((3, N)) < 0.4)
+    drawn = draw_unseen(seen, torch.tensor([2, 0, 1, 2]), 300)
+    for row, user in enumerate([2, 0, 1, 2]):
+        assert set(drawn[row].tolist()) == set((~seen[user]).nonzero()[:, 0].tolist())
+    seen = torch.ones(3, N, dtype=torch.bool)  # somebody who has seen everything: any item, no end
     seen[:, 4] = seen[1, 7] = False
     drawn = draw_unseen(seen, torch.tensor([0, 1, 2]), 50)
     assert (~seen[torch.arange(3)[:, None], drawn]).float().mean() > 0.8
-    assert set(drawn[1].tolist()) >= {4, 7}
+    assert draw_unseen(torch.ones(1, N).bool(), torch.tensor([0]), 4).shape == (1, 4)
 
 
 def test_simplex_history_is_without_the_target():
-    model = small(SimpleX, SimpleXConfig)
+    model, user = small(SimpleX, SimpleXConfig), torch.tensor([2])
     seen = torch.zeros(5, N, dtype=torch.bool)
     seen[2, [1, 3, 5]] = True
-    met = SimpleX.met_without(seen, torch.tensor([2]), torch.tensor([3]))
-    assert met.nonzero()[:, 1].tolist() == [1, 5]
-    given = model.state(torch.tensor([2]), torch.tensor([[N, 1, 5]]))
-    assert torch.allclose(model.fuse(torch.tensor([2]), met), given)
+    met = SimpleX.met_without(seen, user, torch.tensor([3]))
+    assert met.nonzero()[:, 1].tolist() == [1, 5] and seen[2, 3]  # and what was seen stays so
+    given = model.state(user, torch.tensor([[N, 1, 5]]))
+    assert torch.allclose(model.fuse(user, met), given)
     mean = model.item.weight[[1, 5]].mean(0)
     by_hand = 0.5 * model.user.weight[2] + 0.5 * model.project.weight @ mean
     assert torch.allclose(given[0], by_hand, atol=1e-6)
+    nothing = model.state(user, torch.tensor([[N]]))  # the mean of no items is 0
+    assert torch.allclose(nothing[0], 0.5 * model.user.weight[2])
 
 
 def test_a_later_item_changes_no_earlier_state():
-    model = small(SASRec, SASRecConfig, window=6)
     ids = torch.tensor([[N, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
     other = ids.clone()
     other[:, 3] = 11
-    a, b = model.encoder(ids), model.encoder(other)
-    assert torch.equal(a[:, :3], b[:, :3]) and not torch.allclose(a[:, 3:], b[:, 3:])
-    bidirectional = small(BERT4Rec, BERT4RecConfig, window=6)
-    assert not torch.allclose(
-        bidirectional.encoder(ids)[:, :3], bidirectional.encoder(other)[:, :3]
-    )
+    causal = small(SASRec, SASRecConfig, window=6)
+    a, b = causal.encoder(ids), causal.encoder(other)
+    assert torch.equal(a[:, :3], b[:, :3]) and not torch.isclose(a[:, 3:], b[:, 3:]).all(2).any()
+    both_ways = small(BERT4Rec, BERT4RecConfig, window=6)
+    a, b = both_ways.encoder(ids), both_ways.encoder(other)
+    assert not torch.isclose(a[ids != N], b[ids != N]).all(1).any()  # every position reads it
 
 
-@pytest.mark.parametrize("kind", [(SASRec, SASRecConfig), (BERT4Rec, BERT4RecConfig)])
-def test_padding_changes_nothing(kind):
-    model, user = small(*kind, window=6), torch.tensor([0])
+@pytest.mark.parametrize("kind", SEQUENCE_MODELS, ids=name_of)
+@pytest.mark.parametrize("length", [None, 3])
+def test_padding_changes_nothing(kind, length):
+    """At any position, alone or beside a longer history, with a prompt or without."""
+    model, user = small(*kind, window=7), torch.tensor([0])
+    prompt = None if length is None else Prompt(model.encoder, length)
     short, long = torch.tensor([[1, 2, 3]]), torch.tensor([[N, N, N, 1, 2, 3]])
     both = torch.tensor([[N, N, 1, 2, 3], [4, 5, 6, 7, 8]])
-    alone = model.state(user, short)
-    assert torch.allclose(alone, model.state(user, long), atol=1e-6)
-    assert torch.allclose(alone[0], model.state(user.repeat(2), both)[0], atol=1e-6)
+    alone = model.state(user, short, prompt)
+    assert torch.allclose(alone, model.state(user, long, prompt), atol=1e-6)
+    beside = model.state(user.repeat(2), both, prompt)
+    assert torch.allclose(alone[0], beside[0], atol=1e-6) and beside.isfinite().all()
+    a, b = model.encoder(short, prompt), model.encoder(long, prompt)
+    assert torch.allclose(a, b[:, 3:], atol=1e-6)
 
 
-def test_bert4rec_masks_and_the_mask_at_maximum_length():
+@pytest.mark.parametrize("kind", SEQUENCE_MODELS, ids=name_of)
+@pytest.mark.parametrize("more", [0, 5])
+def test_the_window_holds_the_newest_items(kind, more):
+    """Of a history as long as the window or longer; BERT4Rec's oldest makes room for [MASK]."""
+    window, user = 4, torch.tensor([0])
+    model = small(*kind, window=window)
+    history = torch.arange(window + more)[None]
+    kept = window if kind[0] is SASRec else window - 1
+    ids = history[:, -kept:]
+    if kind[0] is BERT4Rec:
+        ids = torch.cat([ids, torch.tensor([[model.mask_id]])], dim=1)
+    state = model.state(user, history)
+    assert ids.shape[1] == window and torch.equal(state, model.encoder(ids)[:, -1])
+    for place in range(window + more):
+        other = history.clone()
+        other[0, place] = 11
+        same = torch.allclose(model.state(user, other), state, atol=1e-6)
+        assert same == (place < window + more - kept)
+    assert model.scores(state).shape == (1, N)
+
+
+def test_masks_are_drawn_where_they_may_be():
+    """One at least in each row, none on padding; about `share`, the last alone in `last_only`."""
     ids = torch.tensor([[N, N, 1, 2, 3]]).repeat(4000, 1)
     torch.manual_seed(0)
     mask = draw_mask(ids, N, 0.2, 0.1)
@@ -124,32 +342,104 @@ def test_bert4rec_masks_and_the_mask_at_maximum_length():
     empty, alone = 0.8**3, 0.1  # rows without a draw, and those of the last item, have the last
     assert mask[:, 2].float().mean() == pytest.approx(0.2 * (1 - alone), abs=0.02)
     assert mask[:, 4].float().mean() == pytest.approx(alone + (1 - alone) * (0.2 + empty), abs=0.03)
-    assert draw_mask(ids, N, 0.2, 1.0)[:, 4].all()
+    last = torch.tensor([False, False, False, False, True])
+    assert (draw_mask(ids, N, 0.2, 1.0) == last).all()
+    assert draw_mask(torch.ones(200, 50).long(), N, 0.3, 0.0).float().mean() == pytest.approx(
+        0.3, abs=0.02
+    )
+    assert (draw_mask(ids[:50], N, 0.0, 0.0) == last).all()
+    assert (draw_mask(ids[:50], N, 1.0, 0.0) == (ids[:50] != N)).all()
+
+
+def test_a_stretch_is_of_neighbours():
     model = small(BERT4Rec, BERT4RecConfig, window=4)
-    full, newest = torch.tensor([[0, 1, 2, 3, 4]]), torch.tensor([[2, 3, 4]])
-    user = torch.tensor([0])
-    assert torch.equal(model.state(user, full), model.state(user, newest))
-    by_hand = model.encoder(torch.tensor([[2, 3, 4, model.mask_id]]))[:, -1]
-    assert torch.equal(model.state(user, full), by_hand)
-    assert model.scores(by_hand).shape == (1, N)
+    long = torch.arange(10).repeat(300, 1)
+    found = model.stretch(long)
+    assert (found.diff(dim=1) == 1).all() and found.shape == (300, 4)
+    assert set(found[:, 0].tolist()) == set(range(7))  # each start occurs, no other
+    short = torch.tensor([[N] * 8 + [1, 2], [N] * 5 + [3, 4, 5, 6, 7]]).repeat(50, 1)
+    found = model.stretch(short)
+    assert (found[::2] == torch.tensor([N, N, 1, 2])).all()  # the whole of it
+    assert {tuple(row) for row in found[1::2].tolist()} == {(3, 4, 5, 6), (4, 5, 6, 7)}
+    assert model.stretch(torch.tensor([[N, N, 5]])).tolist() == [[5]]
 
 
-def test_ranks_with_ties_and_nan(corpus):
-    users = np.arange(4)
-    scores = np.random.default_rng(0).random((4, 160))
+def test_a_user_with_one_item_teaches_what_is_possible():
+    """SASRec nothing, as nothing follows; BERT4Rec that this one may be asked for."""
+    histories = torch.tensor([[N, N, 1], [1, 2, 3], [N, 4, 5]])
+    data = Interactions(torch.empty(0), histories, torch.zeros(5, N).bool())
+    assert small(SASRec, SASRecConfig).examples(data).tolist() == [1, 2]
+    model = small(BERT4Rec, BERT4RecConfig)
+    assert model.examples(data).tolist() == [0, 1, 2]
+    assert model.loss(data, torch.tensor([0])).isfinite()
+
+
+# -------------------------------------------------------------------------------------------------
+# Ranks
+# -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_candidate_ranks_with_ties_and_nan(corpus, task):
+    users = np.arange(6)
+    scores = np.random.default_rng(0).random((6, 160))
+    target, negatives = corpus.split.test[users], corpus.negatives[users]
+    scores[0] = 1.0  # a model that knows nothing gets the last rank
+    scores[1, target[1]] = np.nan  # no number beats nothing
+    scores[2, target[2]] = 2.0
+    scores[3, target[3]], scores[3, negatives[3, 7]] = 2.0, np.nan  # stands before it
+    scores[4, target[4]] = scores[4, negatives[4, :2]] = 2.0  # and so do two equals
+    ranks = candidate_ranks(corpus, task, "test", users, scores)
+    assert ranks[:5].tolist() == [101, 101, 1, 2, 3]
+    row = np.append(scores[5, target[5]], scores[5, negatives[5]])
+    assert ranks[5] == rank_of_first(row[None], [101])[0] == 1 + (row[1:] >= row[0]).sum()
+
+
+def test_catalogue_ranks_by_hand(corpus):
+    """Among what was not met before: ties and NaN count against, what was met in no way."""
+    users = np.arange(6)
+    scores = np.random.default_rng(1).random((6, 160))
     target = corpus.split.test[users]
-    scores[0] = 1.0  # all the same: the last rank
+    scores[0] = 1.0
     scores[1, target[1]] = np.nan
     scores[2, target[2]] = 2.0
-    for ranks, worst in (
-        (candidate_ranks(corpus, "sequential", "test", users, scores), [101, 101]),
-        (
-            catalogue_ranks(corpus, "test", users, scores),
-            [160 - len(corpus.dataset.histories[u]) + 1 for u in (0, 1)],
-        ),
-    ):
-        assert ranks[0] == worst[0] and ranks[1] >= worst[1] and ranks[2] == 1
-    assert ndcg_at(np.array([1, 3, 11]), 10) == pytest.approx((1 + 0.5) / 3)
+    for user in 2, 3:
+        scores[user, corpus.split.train[user]] = scores[user, corpus.split.valid[user]] = 9.0
+    ranks = catalogue_ranks(corpus, "test", users, scores)
+    unmet = [set(range(160)) - set(met_before(corpus, user, "test")) for user in users]
+    assert ranks[0] == len(unmet[0]) and ranks[1] >= len(unmet[1]) and ranks[2] == 1
+    for user in 3, 4, 5:
+        others = unmet[user] - {target[user]}
+        beaten_by = [item for item in others if scores[user, item] >= scores[user, target[user]]]
+        assert ranks[user] == 1 + len(beaten_by)
+    # before the validation item neither that nor the test item has been met
+    scores[5, corpus.split.valid[5]], scores[5, target[5]] = 2.0, 3.0
+    assert catalogue_ranks(corpus, "valid", users, scores)[5] == 2
+    assert scores[3, corpus.split.train[3][0]] == 9.0  # what is given stays as it is
+
+
+def test_ndcg_by_hand():
+    ranks = np.array([1, 3, 10, 11])
+    by_hand = (1 + 1 / math.log2(4) + 1 / math.log2(11) + 0) / 4
+    assert ndcg_at(ranks, 10) == pytest.approx(by_hand)
+    assert ndcg_at(ranks, 2) == 0.25 and ndcg_at(np.array([1, 1]), 10) == 1.0
+
+
+def test_lookup_by_hand():
+    """Six people, five items; the test item is the last, the validation item the one before."""
+    histories = [[0, 1, 2, 3], [1, 0, 4], [0, 2], [1, 4], [3], [2, 1, 0, 3]]
+    histories = [np.array(history) for history in histories]
+    people, items = list("abcdef"), list("vwxyz")
+    tiny = make_corpus(
+        Dataset("tiny", people, {}, {}, items, [""] * 5, histories), None, P5Config(), 0
+    )
+    prior = np.array([2, 4, 1, 1, 0]) / 8  # of items 0 to 4 in training
+    scores = lookup(tiny, "test", np.array([0, 1, 3]))
+    assert scores[0] == pytest.approx(prior)  # nobody has 0, 1, 2 and one more: popularity
+    assert scores[1] == pytest.approx((prior + [0, 0, 2, 0, 0]) / 3)  # 0, 1 go with 2, twice
+    assert scores[2] == pytest.approx((prior + [1, 0, 0, 0, 0]) / 2)  # 1 goes with 0, once
+    scores = lookup(tiny, "valid", np.array([1]))  # of training items alone: 1 with 0 and with 2
+    assert scores[0] == pytest.approx((prior + [1, 0, 1, 0, 0]) / 3)
 
 
 def test_lookup_falls_back_to_popularity(corpus):
@@ -158,41 +448,128 @@ def test_lookup_falls_back_to_popularity(corpus):
     assert np.allclose(scores, counts / counts.sum()) and np.allclose(scores.sum(1), 1)
 
 
+# -------------------------------------------------------------------------------------------------
+# What makes them fair
+# -------------------------------------------------------------------------------------------------
+
+
 def test_filters_combine_by_the_mean_of_those_asked_for():
     torch.manual_seed(0)
     filters, x = Filters(["gender", "age", "type"], 8).eval(), torch.randn(4, 8)
     one = {attr: filters(x, (attr,)) for attr in filters.attrs}
-    both = filters(x, ("gender", "type"))
-    assert torch.allclose(both, (one["gender"] + one["type"]) / 2)
+    assert torch.equal(one["age"], filters.filters[1](x))
+    for asked in ("gender", "type"), ("gender", "age", "type"):
+        mean = sum(one[attr] for attr in asked) / len(asked)
+        assert torch.allclose(filters(x, asked), mean, atol=1e-6)
+        assert torch.allclose(filters(x, asked[::-1]), filters(x, asked), atol=1e-6)
+        assert torch.equal(serving(filters, asked)(x), filters(x, asked))
 
 
-@pytest.mark.parametrize("kind", [(SASRec, SASRecConfig), (BERT4Rec, BERT4RecConfig)])
+@pytest.mark.parametrize("kind", SEQUENCE_MODELS, ids=name_of)
 def test_an_empty_prompt_changes_nothing_and_a_prompt_something(kind):
     model, user = small(*kind, window=6), torch.tensor([0])
-    history, prompt = torch.tensor([[1, 2, 3]]), Prompt(model.encoder, 0)
+    history, prompt = torch.tensor([[N, 1, 2, 3]]), Prompt(model.encoder, 0)
     for adapters in prompt.adapters:
         for one in adapters:
             torch.nn.init.zeros_(one[3].weight)
-    assert torch.allclose(model.state(user, history, prompt), model.state(user, history), atol=1e-6)
+    bare = model.state(user, history)
+    assert torch.allclose(model.state(user, history, prompt), bare, atol=1e-6)
+    adapted = copy.deepcopy(prompt)
+    torch.nn.init.normal_(adapted.adapters[1][0][3].weight)
+    assert not torch.allclose(model.state(user, history, adapted), bare)
     longer = Prompt(model.encoder, 3)
-    assert not torch.allclose(model.state(user, history, longer), model.state(user, history))
+    longer.adapters = prompt.adapters
+    assert not torch.allclose(model.state(user, history, longer), bare)
+    assert not torch.allclose(
+        model.encoder(history, longer)[:, 1], model.encoder(history)[:, 1]
+    )  # the first position reads it too
 
 
-@pytest.mark.parametrize("name", ["s-sas", "s-b4", "c-pmf", "c-sx"])
-def test_the_game_moves_its_players_and_nothing_frozen(corpus, data, name):
-    kind, config = baselines.RECOMMENDERS[baselines.FAIR[name]]
+class Spy:
+    """Stands in for `baselines.step` and notes who moved: the model, what makes it fair, which C."""
+
+    def __init__(self, model, monkeypatch):
+        self.calls = []
+        self.players = {"model": model}
+        real_dis, real_serving = baselines.Discriminator, baselines.serving
+        real_step = baselines.step
+
+        def discriminator(*args):
+            one = self.players[f"C{len(self.players) - 1}"] = real_dis(*args)
+            return one
+
+        def spy_serving(fair, attrs):
+            self.players["fair"] = fair
+            return real_serving(fair, attrs)
+
+        def spy_step(optimizer, loss, *args):
+            before = {n: copy.deepcopy(p.state_dict()) for n, p in self.players.items()}
+            real_step(optimizer, loss, *args)
+            self.calls.append(
+                {
+                    name
+                    for name, player in self.players.items()
+                    if any(
+                        not torch.equal(before[name][k], v) for k, v in player.state_dict().items()
+                    )
+                }
+            )
+
+        monkeypatch.setattr(baselines, "Discriminator", discriminator)
+        monkeypatch.setattr(baselines, "serving", spy_serving)
+        monkeypatch.setattr(baselines, "step", spy_step)
+
+
+@pytest.mark.parametrize("name", FAIR)
+def test_the_game_moves_one_player_each_and_nothing_frozen(corpus, data, name, monkeypatch):
+    """The fair part, with the model where filters are trained, then the drawn choice's discriminators."""
+    kind, config = RECOMMENDERS[FAIR[name]]
     torch.manual_seed(0)
     model = kind(config(d=8), len(data.seen), data.seen.shape[1])
-    before = copy.deepcopy(model.state_dict())
+    before, spy = copy.deepcopy(model.state_dict()), Spy(model, monkeypatch)
     labels = {attr: corpus.dataset.labels(attr) for attr in ("gender", "age")}
-    cfg = CFPConfig(epochs=2, batch_size=20, prefix_len=2, dis_depths=(1,))
-    fair = baselines.make_fair(corpus, data, model, labels, cfg, name, 0, Silent())
+    cfg = CFPConfig(epochs=3, batch_size=20, prefix_len=2, dis_depths=(1,), dis_steps=2)
+    fair = make_fair(corpus, data, model, labels, cfg, name, 0, Silent())
+    assert len(spy.calls) == 3 * 3 * (1 + 2)  # 60 users are three batches
+    frozen = name.startswith("s-")
+    player = {"fair"} if frozen else {"fair", "model"}
+    assert all(moved == player for moved in spy.calls[::3])
+    caught_up = {frozenset(moved) for call in (1, 2) for moved in spy.calls[call::3]}
+    # a discriminator for each attribute of each choice: gender, age, and both; prompts have the last
+    choices = [{"C0", "C1"}] if frozen else [{"C0"}, {"C1"}, {"C2", "C3"}]
+    assert caught_up == set(map(frozenset, choices))
     same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert same == name.startswith("s-")
+    assert same == frozen
+    if frozen:
+        assert not model.training
+        assert all(w.grad is None and not w.requires_grad for w in model.parameters())
     users = torch.arange(4)
     given = serving(fair.eval(), ("gender", "age"))
     moved = model.eval().state(users, data.histories[users], given)
     assert not torch.allclose(moved, model.state(users, data.histories[users]))
+
+
+# -------------------------------------------------------------------------------------------------
+# Training
+# -------------------------------------------------------------------------------------------------
+
+
+def test_the_best_weights_on_validation_are_kept(corpus, data, monkeypatch):
+    """Looks in which NDCG@10 is .39, 1, .5, .5 and .5: of the second, and three without a gain are enough."""
+    ranks, states = iter([5, 1, 3, 3, 3, 1]), []
+
+    def scripted(model, *_):
+        states.append(copy.deepcopy(model.state_dict()))
+        return None, np.array([next(ranks)])
+
+    monkeypatch.setattr(baselines, "validation_ranks", scripted)
+    model, run = PMF(PMFConfig(d=4, epochs=40, check=2, patience=3), 60, 160), Silent()
+    train_recommender(corpus, data, model, "pmf", 0, run)
+    assert len(states) == 5 and [m["epoch"] for m in run.metrics] == [2, 4, 6, 8, 10]
+    kept, last = states[1], states[-1]
+    assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
+    assert not torch.equal(kept["item.weight"], last["item.weight"])
+    assert run.lines[-1] == "PMF: no gain in 3 looks, stopped after 10 epochs"
 
 
 def successors(seed: int, n_users: int = 120) -> Interactions:
@@ -206,51 +583,84 @@ def successors(seed: int, n_users: int = 120) -> Interactions:
     return Interactions(pairs, histories, seen)
 
 
-@pytest.mark.parametrize("kind", [(SASRec, SASRecConfig), (BERT4Rec, BERT4RecConfig)])
+def descend(model, data, steps):
+    optimizer = torch.optim.AdamW(model.train().parameters(), 1e-2)
+    for _ in range(steps):
+        baselines.step(optimizer, model.loss(data, model.examples(data)), 5.0)
+
+
+@pytest.mark.parametrize("kind", SEQUENCE_MODELS, ids=name_of)
 def test_sequence_models_learn_what_follows(kind):
+    """Hit@1 of the last item of other people's walks."""
     data, others = successors(0), successors(1)
     torch.manual_seed(0)
-    model = kind[0](kind[1](d=16, window=10, dropout=0.1), len(data.seen), N)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(300):
-        baselines.step(optimizer, model.loss(data, model.examples(data)), 5.0)
-    with torch.no_grad():
-        best = (
-            model.eval().scores(model.state(torch.arange(120), others.histories[:, :-1])).argmax(1)
-        )
-    assert (best == others.histories[:, -1]).float().mean() > 0.7  # chance is a twelfth
+    model, users = kind[0](kind[1](d=16, window=10, dropout=0.1), len(data.seen), N), torch.arange(
+        120
+    )
+
+    @torch.no_grad()
+    def hit() -> float:
+        best = model.eval().scores(model.state(users, others.histories[:, :-1])).argmax(1)
+        return (best == others.histories[:, -1]).float().mean().item()
+
+    assert hit() < 0.3  # chance is a twelfth
+    descend(model, data, 300)
+    assert hit() > 0.7
 
 
-@pytest.mark.parametrize("kind", [(PMF, PMFConfig), (SimpleX, SimpleXConfig)])
+@pytest.mark.parametrize("kind", PAIR_MODELS, ids=name_of)
 def test_pair_models_learn_blocks(kind):
-    """Even users take even items; of each one is kept back, and stands before the odd ones."""
+    """Even users take even items; of each one is kept back. Hit@1 among that and the odd ones."""
     users, items = torch.arange(40), torch.arange(N)
-    seen = (users[:, None] % 2) == (items % 2)
+    own = (users[:, None] % 2) == (items % 2)
     kept_back = 2 * (users // 2 % 6) + users % 2
+    seen = own.clone()
     seen[users, kept_back] = False
     histories = torch.from_numpy(padded([s.nonzero()[:, 0].numpy() for s in seen], N))
     data = Interactions(seen.nonzero(), histories, seen)
     torch.manual_seed(0)
     model = kind[0](kind[1](d=8), 40, N)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(200):
-        baselines.step(optimizer, model.loss(data, model.examples(data)), 5.0)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def hit() -> float:
         scores = model.eval().scores(model.state(users, histories))
-    others = scores.masked_fill((users[:, None] % 2) == (items % 2), -math.inf).max(1).values
-    assert (scores[users, kept_back] > others).float().mean() > 0.9
+        others = scores.masked_fill(own, -math.inf).max(1).values
+        return (scores[users, kept_back] > others).float().mean().item()
+
+    assert hit() < 0.5  # chance is a seventh
+    descend(model, data, 200)
+    assert hit() > 0.9
 
 
-def run(folder: Path, arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "baselines.py", *arguments.split()]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+# -------------------------------------------------------------------------------------------------
+# The command
+# -------------------------------------------------------------------------------------------------
+
+TINY = "--toy-users 60 --d 8 --epochs 2 --fair-epochs 1 --fair-batch-size 20"
 
 
-def test_a_tiny_run_and_its_base(tmp_path):
-    tiny = "--toy-users 60 --epochs 2 --fair-epochs 1 --fair-batch-size 20"
-    done = run(tmp_path, f"--model c-pmf --attr gender,age {tiny} --out first")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "first" / "results.json").read_text())
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(arguments: str) -> dict:
+    """What results.json holds after the command has run in this process."""
+    return json.loads(json.dumps(baselines.main(arguments.split())))
+
+
+def numbers(results: dict) -> list[dict]:
+    """All rows without the clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in results["rows"]]
+
+
+def test_a_tiny_run_and_its_base(folder, capsys):
+    results = run(f"--model c-pmf --attr gender,age {TINY} --out first")
+    assert results == json.loads((folder / "first" / "results.json").read_text())
+    assert (results["data"], results["attrs"], results["seed"]) == ("toy", ["gender", "age"], 0)
+    assert results["users"] == 60 and results["candidates"] == {task: [101, 101] for task in TASKS}
+    assert set(results["ceiling"]) == {"gender", "age"} and results["seconds"] > 0
     rows = {(row["model"], *row["hidden"]): row for row in results["rows"]}
     assert list(rows) == [
         ("popularity",),
@@ -259,38 +669,327 @@ def test_a_tiny_run_and_its_base(tmp_path):
         ("c-pmf", "age"),
         ("c-pmf", "gender", "age"),
     ]
-    for task in "sequential", "direct":
-        assert rows["popularity",][task]["hit@10"] == results["popularity"][task]["hit@10"]
-        row = rows["c-pmf", "gender", "age"][task]
-        assert 0 <= row["hit@1"] <= row["hit@3"] <= row["hit@10"] <= 1 and set(row["auc"]) == {
-            "gender",
-            "age",
-        }
-    assert "C-PMF, hiding gender, age" in done.stdout
-    again = run(tmp_path, f"--model pmf {tiny} --base first --out second")
-    assert again.returncode == 0, again.stderr
-    same = json.loads((tmp_path / "second" / "results.json").read_text())["rows"][1]
-    assert same["direct"]["hit@10"] == rows["pmf",]["direct"]["hit@10"]
+    shown = capsys.readouterr().out
+    for key, row in rows.items():
+        for task in TASKS:
+            one = row[task]
+            assert 0 <= one["hit@1"] <= one["hit@3"] <= one["hit@10"] <= 1
+            assert 0 <= one["ndcg@10"] <= one["hit@10"] and one["full hit@10"] <= one["hit@10"]
+            low, high = one["hit@10 interval"]
+            assert low <= one["hit@10"] <= high
+            assert f"{100 * one['hit@10']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in shown
+            if key == ("popularity",):  # no vector, nothing to attack
+                assert "auc" not in one and row["floor"] == {}
+                assert results["popularity"][task].items() <= one.items()
+            else:
+                assert set(one["auc"]) == set(row["floor"]) == {"gender", "age"}
+    before = max(rows["pmf",]["sequential"]["hit@10"], 1e-9)
+    kept = 100 * rows["c-pmf", "age"]["sequential"]["hit@10"] / before
+    (line,) = [line for line in shown.splitlines() if line.startswith("  C-PMF, hiding age")]
+    assert f" {kept:.0f} " in line and "C-PMF, hiding gender, age" in shown
+    config = json.loads((folder / "first" / "config.json").read_text())
+    assert config["recommenders"]["pmf"]["epochs"] == 2 and config["games"]["c-pmf"]["epochs"] == 1
+    assert config["recommenders"]["pmf"]["d"] == 8 and config["command"][0] == "baselines.py"
+    weights = load_tensors(folder / "first" / "c-pmf.safetensors")
+    assert "recommender.user.weight" in weights and "fair.filters.1.4.running_mean" in weights
+    assert (folder / "first" / "negatives.npy").exists()
+
+    # the same seed gives the same result twice, and so does the recommender of another run
+    again = run(f"--model c-pmf --attr gender,age {TINY} --out second --base first")
+    assert "PMF   " not in capsys.readouterr().out.split("C-PMF")[0]  # not trained
+    assert numbers(again) == numbers(results)
+    files = [folder / name / "pmf.safetensors" for name in ("first", "second")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    anew = run(f"--model pmf --attr gender,age {TINY} --out third")
+    assert numbers(anew) == numbers(results)[:2]
+
+
+def test_the_trivial_ones(folder, capsys):
+    for name, rows in ("popularity", ["popularity"]), ("lookup", ["popularity", "lookup"]):
+        results = run(f"--model {name} --toy-users 60 --seed 1")
+        assert [row["model"] for row in results["rows"]] == rows
+        assert f"\n  {name}  " in capsys.readouterr().out
+        assert (folder / f"runs/toy-{name}-gender-seed1/results.json").exists()
+
+
+@pytest.mark.parametrize("data", ["toy", "ml-1m", "ml-100k", "insurance", "few"])
+def test_settings_are_defaults_then_the_datas_then_the_flags(folder, data, monkeypatch):
+    """A flag with `fair-` is the game's, one without the recommender's; both players have rates."""
+
+    class Asked(Exception):
+        pass
+
+    def stop(_, name, config):
+        raise Asked(config)
+
+    def ask(arguments):
+        with pytest.raises(Asked) as asked:
+            baselines.main(f"--data {data} --data-dir . {arguments}".split())
+        config = asked.value.args[0]
+        return config["recommenders"], config["games"]
+
+    toy = toy_of_sixty().dataset
+    monkeypatch.setattr(baselines, "Run", stop)
+    monkeypatch.setattr(baselines, "load_dataset", lambda *_: toy)
+    preset = data if data in baselines.TRAINING_FOR else "ml-100k"
+    for fair, name in FAIR.items():
+        trained, games = ask(f"--model {fair}")
+        config = RECOMMENDERS[name][1](**baselines.TRAINING_FOR[preset][name])
+        game = CFPConfig(**baselines.GAME_FOR[preset][fair])
+        assert trained == {name: dataclasses.asdict(config)}
+        assert games == {fair: dataclasses.asdict(game)}
+    own = "--lr 0.5 --epochs 3 --batch-size 5 --d 6 --check 7 --patience 8"
+    fair = "--fair-lr 0.25 --fair-epochs 4 --fair-batch-size 9 --lam 2 --dis-lr 0.1 --dis-steps 11"
+    trained, games = ask(f"--model s-sas {own} {fair} --prefix-len 12")
+    given = dict(lr=0.5, epochs=3, batch_size=5, d=6, check=7, patience=8)
+    assert given.items() <= trained["sasrec"].items()
+    given = dict(lr=0.25, epochs=4, batch_size=9, lam=2.0, dis_lr=0.1, dis_steps=11, prefix_len=12)
+    assert given.items() <= games["s-sas"].items()
+    assert ask("--model pmf --objective bpr")[0]["pmf"]["objective"] == "bpr"
+    assert list(ask("--model all")[0]) == list(RECOMMENDERS) and ask("--model lookup") == ({}, {})
+
+
+def toy_of_sixty() -> Corpus:
+    toy = baselines.load_dataset("toy", None, 0, baselines.ToyConfig(60))
+    return make_corpus(toy, None, P5Config(), 0)
+
+
+def asked_for(more: str):
+    return baselines.parse_args(f"--model all {TINY} {more}".split())
+
+
+def test_all_of_them_beside_p5(folder, capsys, monkeypatch):
+    """A run of train.py is started where there is none, found where there is one, or named."""
+    monkeypatch.setitem(flags.P5_FOR, "toy", dict(steps=2))
+    monkeypatch.setitem(flags.CFP_FOR, "toy", dict(epochs=1, batch_size=20, prefix_len=4))
+    real, started = baselines.train.main, []
+    monkeypatch.setattr(
+        baselines.train, "main", lambda argv: started.append(" ".join(argv)) or real(argv)
+    )
+    results = run(f"--model all {TINY}")
+    shown = capsys.readouterr().out
+    rows = [(row["model"], row["hidden"]) for row in results["rows"]]
+    plain = ["popularity", "lookup", *RECOMMENDERS, "p5"]
+    assert rows == [
+        *((name, []) for name in plain),
+        *((name, ["gender"]) for name in [*FAIR, "cfp"]),
+    ]
+    assert started == ["--attr gender --data toy --seed 0 --device auto --toy-users 60"]
+    theirs = json.loads((folder / "runs" / "toy-gender-seed0" / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    for name, when in ("p5", "before"), ("cfp", "after"):
+        for task in TASKS:
+            assert theirs[when][task].items() <= rows[name][task].items()  # the same test items
+            assert rows[name]["floor"]["gender"] >= theirs["floor"][task]["gender"]
+    for task in TASKS:
+        for name in "popularity", "lookup", *RECOMMENDERS, *FAIR:
+            assert {"hit@1", "ndcg@10", "full hit@10", "full ndcg@10"} <= set(rows[name][task])
+    assert {"P5", "P5 + CFP", "S-B4", "BERT4Rec"} <= {
+        line[2:16].strip() for line in shown.splitlines()
+    }
+    kinds = {path.name for path in (folder / "runs" / "toy-all-gender-seed0").glob("*.safetensors")}
+    assert kinds == {f"{name}.safetensors" for name in [*RECOMMENDERS, *FAIR]}
+
+    # found, or named, for the same seed and attribute alone
+    corpus, ask = toy_of_sixty(), asked_for
+    theirs = Path("runs/toy-gender-seed0")
+    assert baselines.p5_run(corpus, "gender", ask(""), Silent()) == theirs
+    assert baselines.p5_run(corpus, "gender", ask(f"--run {theirs}"), Silent()) == theirs
+    assert len(started) == 1
+    for attr, more in ("age", ""), ("gender", "--seed 1"):
+        with pytest.raises(InputError, match=f"--run {theirs}: was about other data"):
+            baselines.p5_run(corpus, attr, ask(f"--run {theirs} {more}"), Silent())
+
+
+@pytest.fixture()
+def finished_run(folder):
+    """Writes what is looked at of a run of train.py with its defaults but for `more`."""
+    corpus, (p5, cfg, _) = toy_of_sixty(), default_settings()
+
+    def write(path: str, **more) -> Path:
+        config = {"data fingerprint": baselines.fingerprint(corpus.dataset), "attrs": ["gender"]}
+        config |= {"tasks": list(TASKS), "seed": 0, "label holdout": 0.0, "backbone": "tiny"}
+        config |= {"data": "toy", "data dir": None, "dtype": "fp32", "mixer": None}
+        config |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
+        for name, change in more.items():
+            config[name] = config[name] | change
+        (folder / path).mkdir(parents=True)
+        (folder / path / "config.json").write_text(json.dumps(config))
+        (folder / path / "results.json").write_text('{"p5 weights": ""}')
+        return Path(path)
+
+    return write
+
+
+def default_settings():
+    args = flags.parse_args("--attr gender --data toy".split())
+    return flags.settings(args, ("gender",), "tiny", None)
+
+
+def test_a_run_with_other_settings_is_not_taken_unasked(finished_run, monkeypatch):
+    """Nor is P5 trained again where a run with train.py's defaults is there."""
+    corpus, started = toy_of_sixty(), []
+    other = finished_run("runs/toy-gender-seed0", cfp=dict(lam=100.0))
+    finished_run("runs/toy-gender-seed0-2", p5=dict(steps=2))
+
+    def train_here(argv):
+        started.append(argv)
+        finished_run("runs/toy-gender-seed0-3")
+
+    monkeypatch.setattr(baselines.train, "main", train_here)
+    for _ in range(2):
+        taken = baselines.p5_run(corpus, "gender", asked_for(""), Silent())
+        assert len(started) == 1 and taken == Path("runs/toy-gender-seed0-3")
+    assert baselines.p5_run(corpus, "gender", asked_for(f"--run {other}"), Silent()) == other
+
+
+def test_a_run_with_other_candidates_is_refused(finished_run):
+    """Among the six that --prompt-candidates 5 lists, an item is found more often than among 101."""
+    finished_run("listed", p5=dict(prompt_candidates=5))
+    with pytest.raises(InputError, match="--run listed: "):
+        baselines.p5_run(toy_of_sixty(), "gender", asked_for("--run listed"), Silent())
+
+
+MISTAKES = {
+    "": "--model",
+    "--model svd": "--model: invalid choice: 'svd'",
+    "--model pmf --attr size": "--attr size: toy has no such attribute; choose from gender, age",
+    "--model pmf --attr gender,": "--attr 'gender,': an attribute is missing before or after a comma",
+    "--model pmf --attr age,age": "--attr age,age: age is named twice",
+    "--model all --attr gender,age": "--model all --attr gender,age: its rows are about one attribute",
+    "--model pmf --run x": "--run belongs to --model all",
+    "--model pmf --data ml-100k": "--data ml-100k needs --data-dir",
+    "--model pmf --data ml-100k --data-dir nowhere": "--data-dir nowhere: there is no such folder",
+    "--model pmf --data films --data-dir .": "--data films: neither toy, ml-1m",
+    "--model pmf --data ml-1m --toy-users 60": "--data ml-1m: --toy-users is for toy",
+    "--model pmf --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
+    "--model pmf --device tpu": "--device tpu: not to be had here",
+    "--model bert4rec --d 7": "--d 7 is no multiple of 2, BERT4Rec's heads",
+    "--model s-b4 --d 7": "--d 7 is no multiple of 2, BERT4Rec's heads",
+    "--model pmf --out file": "cannot write into --out file",
+    "--model pmf --objective warp": "--objective: invalid choice: 'warp'",
+    "--model pmf --epochs 0": "--epochs: '0' is not a whole number from 1 on",
+    "--model pmf --batch-size 0": "--batch-size: '0' is not a whole number from 1 on",
+    "--model pmf --lr 0": "--lr: '0' is not a number above 0",
+    "--model pmf --d x": "--d: 'x' is not a whole number from 1 on",
+    "--model pmf --check 0": "--check: '0' is not a whole number from 1 on",
+    "--model pmf --patience 0": "--patience: '0' is not a whole number from 1 on",
+    "--model pmf --seed -1": "--seed: '-1' is not a whole number from 0 on",
+    "--model c-pmf --lam 0": "--lam: '0' is not a number above 0",
+    "--model c-pmf --fair-epochs 0": "--fair-epochs: '0' is not a whole number from 1 on",
+    "--model c-pmf --fair-batch-size 1": "--fair-batch-size: '1' is not a whole number from 2 on",
+    "--model c-pmf --fair-lr nan": "--fair-lr: 'nan' is not a number above 0",
+    "--model c-pmf --dis-lr inf": "--dis-lr: 'inf' is not a number above 0",
+    "--model c-pmf --dis-steps 0": "--dis-steps: '0' is not a whole number from 1 on",
+    "--model s-sas --prefix-len -1": "--prefix-len: '-1' is not a whole number from 0 on",
+}
+# What is only to be seen in other files.
+NO_BASE = "--base {}: has no PMF of these data, seed and settings"
+WRONG_FOLDERS = {
+    "--model pmf --base nowhere": "--base nowhere: no folder of a run; its config.json is missing",
+    "--model pmf --base broken": "--base broken: no folder of a run",
+    "--model pmf --d 4 --base other": NO_BASE.format("other"),
+    "--model pmf --seed 1 --base other": NO_BASE.format("other"),
+    "--model pmf --toy-users 61 --base other": NO_BASE.format("other"),
+    "--model c-pmf --base strange": NO_BASE.format("strange"),
+    "--model pmf --base other": "other/pmf.safetensors: No such file",
+    "--model all --run nowhere": "--run nowhere: nowhere/config.json is missing",
+    "--model all --run broken": "--run broken: config.json or results.json is no JSON",
+    "--model all --run other": "--run other: other/results.json is missing",
+    "--model all --run strange": "--run strange: was about other data, another --attr, --seed or task",
+}
+
+
+def fails(arguments: str, monkeypatch, capsys) -> str:
+    """What the command says on stderr; it ends with exit code 2 and one line of error."""
+    monkeypatch.setattr(sys, "argv", ["baselines.py", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        run_command(baselines.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert len([line for line in error.splitlines() if "error:" in line]) == 1
+    return error
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch, capsys):
+    (folder / "file").write_text("in the way")
+    assert MISTAKES[arguments] in fails(arguments, monkeypatch, capsys)
+    assert [path.name for path in folder.iterdir()] == ["file"]  # nothing half-written
+
+
+def write_wrong_folders(folder: Path) -> None:
+    """Runs to be named by --base and --run that do not fit; `other` lacks only its weights."""
+    toy = toy_of_sixty().dataset
+    cfg = baselines.config_of(PMFConfig, baselines.TRAINING_FOR["toy"]["pmf"], None)
+    config = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
+    theirs = config | {"attrs": ["gender"], "tasks": ["direct"], "label holdout": 0.0}
+    config |= {"recommenders": {"pmf": dataclasses.asdict(cfg)}}
+    for name, text in (
+        ("broken", "{"),
+        ("other", json.dumps(config)),
+        ("strange", json.dumps(theirs)),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(text)
+    for name in "broken", "strange":
+        (folder / name / "results.json").write_text('{"p5 weights": ""}')
+
+
+@pytest.mark.parametrize("arguments", WRONG_FOLDERS)
+def test_a_wrong_folder_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch, capsys):
+    write_wrong_folders(folder)
+    full = arguments if "--toy-users" in arguments else f"{arguments} --toy-users 60"
+    assert WRONG_FOLDERS[arguments] in fails(full, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    "flags, says",
-    [
-        ("--model pmf --attr nothing", "no such attribute"),
-        ("--model all --attr gender,age", "name one"),
-        ("--model pmf --run x", "--model all"),
-        ("--model pmf --base nowhere", "--base nowhere"),
-        ("--model bert4rec --d 7", "no multiple of 2"),
-        ("--model pmf --data ml-100k", "--data-dir"),
-        ("--model pmf --device tpu", "cpu or auto"),
-    ],
+    "arguments",
+    ["--model pmf --base nowhere", "--model all --run strange", "--model all --base nowhere"],
 )
-def test_what_a_user_can_get_wrong_is_one_line(tmp_path, flags, says):
-    with pytest.raises(InputError, match=says):
-        baselines.main([*flags.split(), "--out", str(tmp_path / "out")])
+def test_a_wrong_folder_is_found_before_anything_is_trained_or_written(
+    folder, arguments, monkeypatch, capsys
+):
+    write_wrong_folders(folder)
+    monkeypatch.setattr(baselines.train, "main", lambda argv: pytest.fail("trained for nothing"))
+    fails(f"{arguments} --toy-users 60", monkeypatch, capsys)
+    assert {path.name for path in folder.iterdir()} == {"broken", "other", "strange"}
 
 
-def test_unknown_flags_end_with_code_2():
-    with pytest.raises(SystemExit) as error:
-        parse_args(["--model", "svd"])
-    assert error.value.code == 2
+def write_people(folder: Path, n_items: int) -> None:
+    """A data set of forty people with `n_items` items each, of twenty."""
+    rng = np.random.default_rng(0)
+    people = "".join(f"u{i}\t{'FM'[i % 2]}\n" for i in range(40))
+    (folder / "few.user").write_text(f"user_id:token\tgender:token\n{people}")
+    met = "".join(f"u{i}\ti{j}\n" for i in range(40) for j in rng.permutation(20)[:n_items])
+    (folder / "few.inter").write_text(f"user_id:token\titem_id:token\n{met}")
+
+
+@pytest.mark.parametrize("model", ["sasrec", "s-sas"])
+def test_nobody_with_two_training_items_is_one_line(folder, model, monkeypatch, capsys):
+    write_people(folder, 3)
+    error = fails(f"--model {model} --data few --data-dir .", monkeypatch, capsys)
+    expected = (
+        "few: nobody has two training items, so SASRec cannot learn what follows; choose another"
+    )
+    assert expected in error
+
+
+@pytest.mark.parametrize("model", ["pmf", "bert4rec", "c-pmf"])
+def test_people_without_a_validation_item_are_trained_on_and_tested(folder, model):
+    write_people(folder, 2)
+    results = run(f"--model {model} --data few --data-dir . --epochs 1 --fair-epochs 1 --d 8")
+    assert results["rows"][-1]["model"] == model and results["users"] == 40
+
+
+@pytest.mark.parametrize("model", ["pmf", "c-pmf", "c-sx", "s-sas"])
+def test_a_batch_of_one_is_a_batch(folder, model):
+    """What --batch-size allows, all models can do, or the command says that one cannot."""
+    with_a_few = "--data few --data-dir . --epochs 1 --fair-epochs 1 --d 8 --batch-size 1"
+    write_people(folder, 4)
+    try:
+        results = run(f"--model {model} {with_a_few}")
+    except InputError as error:
+        assert "--batch-size 1" in str(error) and "\n" not in str(error)
+    else:
+        assert results["rows"][-1]["model"] == model

@@ -5,21 +5,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "files",
-    "toy",
-    "runs",
-    "checkpoints",
-    "datasets",
-    "data",
-    "weights",
-    "model",
-    "answers",
-    "cfp",
-    "mixer",
-]
-ORDER += ["attack", "ranks", "p5", "surfaces", "audit", "person", "evaluate", "probe"]
-ORDER += ["flags", "train", "recommenders", "baselines"]
+ORDER = ["recommenders", "files", "toy", "runs", "checkpoints", "datasets", "data", "weights"]
+ORDER += ["model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "surfaces", "audit"]
+ORDER += ["person", "evaluate", "probe", "flags", "train", "baselines"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 DRAWS = {"audit"}  # matplotlib is imported inside a function, where a picture is asked for
 
