@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -227,7 +226,11 @@ def p5_backbone(
     model.to(device)
     train_p5(corpus, model, p5, seed, run)
     target.parent.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".p5."))
+    # this run's own, so that it finds what is left of it when it is resumed after a kill
+    mine = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:8]
+    temporary = target.parent / f".{target.name}.{mine}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
         save_backbone(model, temporary)
         file = "spiece.model" if corpus.tokenizer.n_sentinels else "tokenizer.model"
