@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 import train
-from attack import attack, floor
+from attack import floor
 from cfp import (
     CFPConfig,
     Discriminator,
@@ -314,7 +314,7 @@ def make_fair(
     )
     rows, n_users = model.examples(data), len(data.seen)
     n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg)
-    snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
+    snapshot_at = train.moments(n_batches)
     optimizers = dict(player_optimizer=player_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
     number, order, snapshots = kept.restore(dict(number=0, order=None, snapshots=[])).values()
@@ -372,11 +372,7 @@ def shortfall(
     users = people_with(corpus, "valid")
     fair.eval()
     states, ranks = validation_ranks(model, corpus, serving(fair, tuple(labels)))
-    leaks = []
-    for known in labels.values():
-        some = known[users] >= 0
-        found = attack(states[some], known[users[some]], ["logistic regression"], seed + 1)
-        leaks.append(abs(found["auc"][0] - 0.5))
+    leaks = [train.leak_of(states, known[users], seed + 1) for known in labels.values()]
     lost = max(0.0, 0.9 - (ranks <= 10).mean() / max(before, 1e-9))
     run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=lost)
     return max(leaks) + lost

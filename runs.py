@@ -56,6 +56,7 @@ class Run:
         self.open_line = False  # an unfinished progress line stands on the terminal
         # in a training Ctrl-C waits for the end of the step, elsewhere it ends the run at once
         self.in_training, self.interrupted = False, False
+        self.handler = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.interrupt)
 
@@ -84,6 +85,9 @@ class Run:
         """Write results.json, in place of what was kept for going on."""
         self.write_json("results.json", results)
         (self.folder / "unfinished.json").unlink(missing_ok=True)
+        if threading.current_thread() is threading.main_thread():
+            # Ctrl-C belongs again to the run that began this one, or to nobody
+            signal.signal(signal.SIGINT, self.handler)
 
     def seconds(self) -> float:
         """Seconds since the run began."""

@@ -186,7 +186,7 @@ def algorithm_1(
     )
     per_epoch = batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch
-    snapshot_at = {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
+    snapshot_at = moments(n_batches)
     optimizers = dict(prefix_optimizer=prefix_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
     start = dict(batch_num=0, snapshots=[], epoch=rng.bit_generator.state)
@@ -241,6 +241,11 @@ def algorithm_1(
     return adversary, snapshots
 
 
+def moments(n_batches: int) -> set[int]:
+    """The three batches in the last third of a game after which the weights are looked at."""
+    return {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
+
+
 def members_of(adversary: Adversary) -> nn.ModuleList:
     """All discriminators of an adversary as one module."""
     return nn.ModuleList(member for some in adversary.values() for member in some.values())
@@ -262,6 +267,13 @@ def entropy_of(labels: np.ndarray) -> float:
     """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess."""
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
     return float(-(shares * np.log(shares)).sum())
+
+
+def leak_of(states: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """How far a fresh logistic regression's AUC is from one half; labels (users,) below 0 do not count."""
+    some = labels >= 0
+    attacked = attack(states[some], labels[some], ["logistic regression"], seed)
+    return abs(attacked["auc"][0] - 0.5)
 
 
 def choose(
@@ -297,12 +309,7 @@ def choose(
         given, leaks, losses = cfp.frozen(), [], []
         for task in tasks:
             for states in surfaces(model, corpus, task, "valid", users, given, read).values():
-                for attr, of in labels.items():
-                    some = of[users] >= 0
-                    attacked = attack(
-                        states[some], of[users[some]], ["logistic regression"], seed + 1
-                    )
-                    leaks.append(abs(attacked["auc"][0] - 0.5))
+                leaks += [leak_of(states, of[users], seed + 1) for of in labels.values()]
             hit = validation_hit(model, corpus, task, sample, given)
             losses.append(max(0.0, 0.9 - hit / max(before[task], 1e-9)))
         scores.append(max(leaks) + max(losses))

@@ -397,3 +397,11 @@ def test_too_little_memory_is_said_before_the_work(monkeypatch):
         p5.enough_memory(60_000_000, cpu)
     monkeypatch.setattr(p5, "free_memory", lambda device: None)
     p5.enough_memory(10**15, cpu)
+
+
+def test_a_run_within_a_run_gives_ctrl_c_back(tmp_path):
+    outer = Run(tmp_path / "outer", "outer", {})
+    inner = Run(tmp_path / "inner", "inner", {})
+    assert signal.getsignal(signal.SIGINT) == inner.interrupt
+    inner.finish({})
+    assert signal.getsignal(signal.SIGINT) == outer.interrupt
