@@ -34,7 +34,7 @@ def generate(
     return torch.cat(answer, dim=1)
 
 
-AT_ONCE = 128  # candidates of a user whose beginnings stand side by side in the decoder
+AT_ONCE = 128  # beginnings of a user's candidates that stand side by side in the decoder, about
 
 
 class CandidateTree(NamedTuple):
@@ -54,7 +54,7 @@ def candidate_tree(candidates: list[tuple[int, ...]], start: int) -> CandidateTr
     """The tree of candidates given as token ids, each with its end token."""
     nodes = {(): 0}
     token, depth, parent = [start], [0], [-1]
-    length = max(map(len, candidates))
+    length = max(map(len, candidates), default=0)
     path = np.zeros((len(candidates), length), dtype=np.int64)
     target = np.full((len(candidates), length), -1, dtype=np.int64)
     for row, ids in enumerate(candidates):
@@ -87,15 +87,16 @@ def score_candidates(
 
     `candidates` gives each row's targets as token ids with the end token (a list of one serves every
     row). The decoder runs once: all distinct beginnings of a row's candidates stand side by side, and
-    each sees only the tokens that come before it in its own candidates. Long rows are taken in
-    pieces: the attention among the beginnings grows with the square of their number.
+    each sees only the tokens that come before it in its own candidates. Where there are many they are
+    taken in pieces: the attention among the beginnings grows with the square of their number.
     """
-    if max(map(len, candidates)) > AT_ONCE:
-        pieces = range(0, max(map(len, candidates)), AT_ONCE)
-        pieces = [[row[i : i + AT_ONCE] for row in candidates] for i in pieces]
-        return torch.cat([score_candidates(model, encoded, piece) for piece in pieces], dim=1)
     device, n_rows = encoded.mask.device, len(encoded.mask)
     trees = [candidate_tree(row, model.cfg.decoder_start_token_id) for row in candidates]
+    n_nodes, n_candidates = max(len(t.token) for t in trees), max(map(len, candidates))
+    if n_nodes > 2 * AT_ONCE and n_candidates > 1:
+        size = max(n_candidates * AT_ONCE // n_nodes, 1)
+        pieces = [[row[i : i + size] for row in candidates] for i in range(0, n_candidates, size)]
+        return torch.cat([score_candidates(model, encoded, piece) for piece in pieces], dim=1)
     tokens = pad_stack([tree.token for tree in trees], 0)  # (b, t); who fills up is seen by nobody
     depths = pad_stack([tree.depth for tree in trees], 0)
     parents = pad_stack([tree.parent for tree in trees], -1)
@@ -116,10 +117,13 @@ def score_candidates(
     paths, targets = paths.to(device), targets.to(device)
     log_z, row = log_normalizer(model, states), torch.arange(n_rows, device=device)[:, None]
     scores = torch.zeros(n_rows, paths.shape[1], device=device)
-    for node, target in zip(paths.unbind(-1), targets.unbind(-1)):  # each (b or 1, i)
-        weight_bid = model.head_weight()[target.clamp(min=0)]
-        logit = (states[row, node].float() * weight_bid.float()).sum(-1)
-        scores += (logit - log_z[row, node]).masked_fill(target < 0, 0.0)
+    for part in torch.arange(paths.shape[1], device=device).split(AT_ONCE):  # (b, i, d) is large
+        for node, target in zip(
+            paths[:, part].unbind(-1), targets[:, part].unbind(-1)
+        ):  # (b or 1, i)
+            weight_bid = model.head_weight()[target.clamp(min=0)]
+            logit = (states[row, node].float() * weight_bid.float()).sum(-1)
+            scores[:, part] += (logit - log_z[row, node]).masked_fill(target < 0, 0.0)
     return scores.masked_fill((targets < 0).all(-1), -torch.inf)
 
 

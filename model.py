@@ -122,6 +122,20 @@ class Encoded(NamedTuple):
     prefix: Prefix | None
     keys_values: list | None = None  # Llama: of each layer, (b, h, s, e) both; T5 has `states`
 
+    def of_rows(self, rows: Tensor) -> "Encoded":
+        """The same prompts, some of them only; `rows` are indices (..,)."""
+        states, mask, prefix, keys_values = self
+        if prefix is not None:  # a batch axis of 1 serves all rows
+            parts = (None if part is None else part.movedim(2, 0) for part in prefix[:2])
+            parts = [part if part is None or len(part) == 1 else part[rows] for part in parts]
+            parts = [None if part is None else part.movedim(0, 2) for part in parts]
+            hidden = prefix.mask
+            hidden = hidden if hidden is None or len(hidden) == 1 else hidden[rows]
+            prefix = Prefix(*parts, hidden)
+        if keys_values is not None:
+            keys_values = [(keys[rows], values[rows]) for keys, values in keys_values]
+        return Encoded(states[rows], mask[rows], prefix, keys_values)
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight: no mean is subtracted and there is no bias."""

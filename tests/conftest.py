@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import datasets
 from data import TASKS, Tokenizer, train_tokenizer
-from model import T5, Llama, LlamaConfig, T5Config, init_from_scratch
+from model import T5, Llama, LlamaConfig, Prefix, T5Config, init_from_scratch
 from p5 import P5Config, make_corpus
 
 
@@ -103,3 +103,12 @@ def miniature(request, tmp_path):
 @pytest.fixture(params=TASKS)
 def task(request):
     return request.param
+
+
+def random_prefix(cfg, length: int, batch: int = 1, seed: int = 2) -> Prefix:
+    g = torch.Generator().manual_seed(seed)
+    stacks = {
+        name: torch.randn(n_layers, 2, batch, n_heads, length, width, generator=g)
+        for name, (n_layers, n_heads, width) in cfg.prefix_shapes.items()
+    }
+    return Prefix(stacks.get("encoder"), stacks["decoder"])

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import random_llama, random_t5
+from conftest import random_llama, random_prefix, random_t5
 
 import model as model_module
 from answers import generate, score_candidates
@@ -14,7 +14,6 @@ from files import InputError, load_tensors, save_tensors
 from model import (
     NO_TOKEN,
     T5,
-    Encoded,
     LlamaConfig,
     Prefix,
     T5Config,
@@ -57,15 +56,6 @@ def random_ids(batch=3, length=40, seed=1):
     ids = torch.randint(2, 90, (batch, length), generator=torch.Generator().manual_seed(seed))
     ids[1, -9:] = 0  # padding on the right
     return ids
-
-
-def random_prefix(cfg, length: int, batch: int = 1, seed: int = 2) -> Prefix:
-    g = torch.Generator().manual_seed(seed)
-    stacks = {
-        name: torch.randn(n_layers, 2, batch, n_heads, length, width, generator=g)
-        for name, (n_layers, n_heads, width) in cfg.prefix_shapes.items()
-    }
-    return Prefix(stacks.get("encoder"), stacks["decoder"])
 
 
 def reference_checkpoint(folder, ours, batch=3):
@@ -199,15 +189,6 @@ def logits_of(backbone, ids, decoder_ids, prefix=None):
     return backbone.logits(backbone.decode(decoder_ids, backbone.encode(ids, ids != 0, prefix)))
 
 
-def row_of(encoded: Encoded, row: int) -> Encoded:
-    """One row of what was encoded with a prefix that serves all."""
-    one = slice(row, row + 1)
-    keys_values = encoded.keys_values
-    if keys_values is not None:
-        keys_values = [tuple(side[one] for side in layer) for layer in keys_values]
-    return Encoded(encoded.states[one], encoded.mask[one], encoded.prefix, keys_values)
-
-
 def test_empty_prefix_changes_nothing(backbone):
     ids, decoder_ids = random_ids(), random_ids(length=4)
     empty = random_prefix(backbone.cfg, 0)
@@ -290,7 +271,9 @@ def test_candidate_scores_equal_scoring_each_alone(backbone):
     shared = score_candidates(backbone, encoded, rows[:1])
     for row, candidates in enumerate(rows):
         for i, candidate in enumerate([*candidates, *rows[0]]):
-            loss = target_loss(backbone, row_of(encoded, row), torch.tensor([candidate]))
+            loss = target_loss(
+                backbone, encoded.of_rows(torch.tensor([row])), torch.tensor([candidate])
+            )
             found = scores[row, i] if i < len(candidates) else shared[row, i - len(candidates)]
             assert found == pytest.approx(-loss.item(), abs=2e-4)
         assert (scores[row, len(candidates) :] == -torch.inf).all()

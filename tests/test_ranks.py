@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_t5
+from conftest import random_llama, random_prefix, random_t5
 
 import ranks
+from answers import score_candidates
 from data import TASKS, candidates_of
 from ranks import held_out_ranks, hit_at, popularity_ranks, rank_of_first
 from surfaces import user_states
@@ -73,3 +74,51 @@ def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
 
     monkeypatch.setattr(ranks, "score_candidates", oracle)
     assert (held_out_ranks(model, corpus, "direct", "test", np.arange(5)) == 1).all()
+
+
+@pytest.mark.parametrize("make", [random_t5, random_llama])
+def test_ranks_by_end_are_those_of_all_scores(make):
+    """Rows with few and with many candidates, one that ends early, prefixes for all and for each row."""
+    generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(2)
+    model, ids = make(40).eval(), torch.randint(2, 40, (5, 9), generator=generator)
+    ids[1, 6:] = 0
+    rows = []
+    for n in (3, 1, 30, 400, 120):
+        words = {tuple(rng.integers(2, 40, rng.integers(1, 4))) for _ in range(n)}
+        rows.append([(*map(int, word), 1) for word in sorted(words)])
+        rng.shuffle(rows[-1])
+    for size in (0, 1, 5):
+        prefix = random_prefix(model.cfg, 3, size) if size else None
+        encoded = model.encode(ids, ids != 0, prefix)
+        scores = score_candidates(model, encoded, rows)
+        expected = rank_of_first(scores.numpy(), [*map(len, rows)])
+        assert ranks.ranks_by_end(model, encoded, rows).tolist() == expected.tolist()
+        assert len(set(expected)) > 3  # and not all the first or the last
+
+
+def test_ranks_by_end_count_ties_and_what_is_no_number_against_the_model():
+    model, ids = random_t5(40).eval(), torch.full((2, 4), 5)
+    rows = [[(7, 1)] * 4 + [(8, 1)], [(8, 1), (7, 1), (9, 1)]]
+    encoded = model.encode(ids, ids != 0)
+    ties = ranks.ranks_by_end(model, encoded, rows)[0]
+    assert ties == rank_of_first(score_candidates(model, encoded, rows).numpy(), [5, 3])[0] >= 4
+    with torch.no_grad():
+        model.embedding.weight[7] = torch.nan
+    assert ranks.ranks_by_end(model, encoded, rows).tolist() == [5, 3]
+
+
+def test_a_hopeless_candidate_s_end_is_never_looked_at(corpus, monkeypatch):
+    """All but three beginnings are far less likely than the whole first answer: four ends are scored."""
+    looked_at = []
+
+    def scores(model, encoded, candidates):
+        looked_at.append(candidates)
+        value = lambda ids: -5.0 * ids[0] - 0.5 * (ids[-1] == 1)
+        return torch.tensor([[value(ids) for ids in row] for row in candidates])
+
+    monkeypatch.setattr(ranks, "score_candidates", scores)
+    model = random_t5(50)
+    row = [(6, 1), *((number, 1) for number in range(3, 40) if number != 6)]
+    encoded = model.encode(torch.ones(1, 3).long(), torch.ones(1, 3).bool())
+    assert ranks.ranks_by_end(model, encoded, [row]) == [4]
+    assert looked_at[-1] == [[(6, 1), (3, 1), (4, 1), (5, 1)]]
