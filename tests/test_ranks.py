@@ -78,22 +78,24 @@ def test_a_model_that_knows_the_answer_gets_rank_1(corpus, monkeypatch):
 
 @pytest.mark.parametrize("make", [random_t5, random_llama])
 def test_ranks_by_end_are_those_of_all_scores(make):
-    """Rows with few and with many candidates, one that ends early, prefixes for all and for each row."""
+    """Rows with few and many candidates, each of forty as the right one, prefixes for all and by row."""
     generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(2)
-    model, ids = make(40).eval(), torch.randint(2, 40, (5, 9), generator=generator)
-    ids[1, 6:] = 0
+    model, ids = make(40).eval(), torch.randint(2, 40, (44, 9), generator=generator)
+    ids[1, 6:], ids[4:] = 0, ids[4]
     rows = []
-    for n in (3, 1, 30, 400, 120):
+    for n in (3, 1, 400, 120, 40):
         words = {tuple(rng.integers(2, 40, rng.integers(1, 4))) for _ in range(n)}
         rows.append([(*map(int, word), 1) for word in sorted(words)])
         rng.shuffle(rows[-1])
-    for size in (0, 1, 5):
+    *rows, row = rows
+    rows += [row[i:] + row[:i] for i in range(40)]
+    for size in (0, 1, 44):
         prefix = random_prefix(model.cfg, 3, size) if size else None
         encoded = model.encode(ids, ids != 0, prefix)
         scores = score_candidates(model, encoded, rows)
         expected = rank_of_first(scores.numpy(), [*map(len, rows)])
         assert ranks.ranks_by_end(model, encoded, rows).tolist() == expected.tolist()
-        assert len(set(expected)) > 3  # and not all the first or the last
+        assert len(set(expected)) > 20
 
 
 def test_ranks_by_end_count_ties_and_what_is_no_number_against_the_model():
