@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data import Batch
 from files import InputError
 from model import Backbone, Encoded, LlamaConfig, Prefix, T5Config, target_loss
+from processes import all_rows, average
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,12 @@ def read(
 ) -> list[Tensor]:
     """What the discriminator is given: the user states (b, d) of each task's prompts as encoded.
 
-    With `hide_from` "scores" they are followed by the decoder's first state for each task.
+    With `hide_from` "scores" they are followed by the decoder's first state for each task. Where several
+    processes share a batch, each gets the rows of all: the discriminator looks at the whole batch.
     """
     u_emb = [mean_user_state(e.states, batch.user_mask) for e, batch in zip(encoded, batches)]
-    return u_emb + [first_decoder_state(model, e) for e in encoded if hide_from == "scores"]
+    u_emb += [first_decoder_state(model, e) for e in encoded if hide_from == "scores"]
+    return [all_rows(user_bd) for user_bd in u_emb]
 
 
 def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
@@ -257,6 +260,7 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) 
     params = [param for group in optimizer.param_groups for param in group["params"]]
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=params)
+    average(params)
     norm = torch.nn.utils.clip_grad_norm_(params, max_norm)
     if not norm.isfinite():
         number = int(optimizer.state[params[0]]["step"]) + 1 if optimizer.state else 1

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cfp import CFP, CFPConfig, forward, set_rates, step
+import processes
+from cfp import CFP, CFPConfig, set_rates, step
 from checkpoints import Checkpoint
 from data import (
     TASKS,
@@ -40,6 +41,7 @@ from model import (
     init_from_scratch,
     load_backbone,
     save_backbone,
+    target_loss,
 )
 from ranks import some_users, validation_hit
 from runs import Run
@@ -121,7 +123,9 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
             users, items = positions[task]
             rows = rng.integers(len(users), size=size)
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
-            losses[task] = forward(model, None, [collate(corpus, examples, device)])[0]
+            batch = collate(corpus, processes.own(examples), device)
+            encoded = model.encode(batch.input_ids, batch.mask)
+            losses[task] = target_loss(model, encoded, batch.target_ids)
         loss = sum(sizes[task] * losses[task] for task in TASKS) / sum(sizes.values())
         set_rates(optimizer, min(number / cfg.warmup, (cfg.steps - number + 1) / cfg.steps))
         step(optimizer, loss, cfg.max_norm)
@@ -225,6 +229,14 @@ def p5_backbone(
         model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     model.to(device)
     train_p5(corpus, model, p5, seed, run)
+    if processes.number() == 0:
+        save_p5(corpus, model, settings, target, run)
+    processes.wait()
+    return corpus, model.to(dtype), target
+
+
+def save_p5(corpus: Corpus, model: Backbone, settings: dict, target: Path, run: Run) -> None:
+    """A trained backbone with its tokenizer and settings into the folder `target`, whole or not at all."""
     target.parent.mkdir(exist_ok=True)
     # this run's own, so that it finds what is left of it when it is resumed after a kill
     mine = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:8]
@@ -240,7 +252,6 @@ def p5_backbone(
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return corpus, model.to(dtype), target
 
 
 def enough_memory(n_weights: int, device: torch.device) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import evaluate
+import processes
 from attack import attack
 from cfp import (
     CFP,
@@ -90,7 +91,7 @@ def user_batches(
                 first = 1 if task == "sequential" and n_items > 1 else 0
                 position = rng.integers(first, n_items)
                 examples.append(training_example(corpus, task, user, position, rng))
-            batch.append(collate(corpus, examples, device))
+            batch.append(collate(corpus, processes.own(examples), device))
         yield chosen, batch
 
 
@@ -327,7 +328,9 @@ def main(argv: list[str] | None = None) -> dict:
     given = list(sys.argv[1:] if argv is None else argv)
     given, resume = command_to_resume(given, "train.py")
     args = parse_args(given)
-    device = pick_device(args.device)
+    device = processes.start(pick_device(args.device))
+    if processes.count() > 1 and resume is not None:
+        raise InputError("--resume goes on in one process and torchrun begins several; begin anew")
     attrs = read_attrs(args.attr, "--attr")
     toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
     if args.data != "toy" and toy_cfg != ToyConfig(twins_in=attrs[0]):
@@ -356,7 +359,8 @@ def main(argv: list[str] | None = None) -> dict:
         "attrs": attrs,
         "tasks": tasks,
         "seed": args.seed,
-        "device": str(device),
+        "device": device.type,
+        "processes": processes.count(),
         "backbone": args.backbone,
         "dtype": args.dtype,
         "p5": dataclasses.asdict(p5),
@@ -364,7 +368,8 @@ def main(argv: list[str] | None = None) -> dict:
         "mixer": dataclasses.asdict(mixer_cfg) if len(attrs) > 1 else None,
         "torch": torch.__version__,
     }
-    run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
+    out = processes.folder_of(args.out)
+    run = Run(out, name, config) if resume is None else Run.resume(resume, config)
     so_far = run.so_far()
     describe(dataset, attrs, p5, run)
     corpus, model, p5_folder = p5_backbone(
@@ -426,6 +431,8 @@ def main(argv: list[str] | None = None) -> dict:
 
     if len(attrs) == 1:
         (attr,) = attrs
+        if not processes.first_goes_on():
+            return {}
         discriminator = load_discriminator(run.folder, attr, known[attr], tasks, cfg, model)
         run.say("measuring on the test items, with fresh attackers")
         results |= evaluate.before_and_after(
@@ -438,6 +445,8 @@ def main(argv: list[str] | None = None) -> dict:
             *(corpus, model, prefixes, known, tasks, cfg, mixer_cfg, args.seed),
             *(args.from_scratch, results, run),
         )
+        if not processes.first_goes_on():
+            return {}
         (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
         results |= evaluate.combinations(
             *(model, corpus, tasks, list(attrs), ways),
