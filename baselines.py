@@ -110,6 +110,16 @@ GAME_FOR = {
     "ml-1m": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
     "insurance": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
 }
+GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
+# Of the flags that not every model goes by, those that do; "all" goes by each.
+USED_BY = {
+    "objective": ("pmf", "c-pmf"),
+    **dict.fromkeys(("base", "epochs", "batch_size", "lr", "d"), (*RECOMMENDERS, *FAIR)),
+    **dict.fromkeys(("check", "patience"), (*RECOMMENDERS, *FAIR)),
+    **dict.fromkeys(GAME_FLAGS, tuple(FAIR)),
+    "prefix_len": ("s-sas", "s-b4"),
+    "run": (),
+}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -151,9 +161,7 @@ def vectors_and_scores(
     model.eval()
     states, scores = [], []
     for some in np.split(users, range(batch_size, len(users), batch_size)):
-        met = padded(
-            [met_before(corpus, user, part)[-model.cfg.window :] for user in some], n_items
-        )
+        met = padded([met_before(corpus, user, part) for user in some], n_items)
         ids = torch.from_numpy(some).to(device), torch.from_numpy(met).to(device)
         state_bd = model.state(*ids, fair)
         states.append(state_bd.cpu().numpy())
@@ -342,7 +350,9 @@ def make_fair(
         if number in snapshot_at:
             snapshots.append(copy.deepcopy(player.state_dict()))
         dis = torch.cat(dis_loss).mean().item()
-        run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=max(cap))
+        blind = sum(cap) / len(cap)
+        train.check_discriminators(dis, blind, cfg, f"{NAMES[name]}, batch {number}")
+        run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=blind)
         kept.keep(number, n_batches, number=number, order=order, snapshots=snapshots)
     if not can_choose:  # the player still has the weights of the last, as in train.py
         return fair
@@ -608,15 +618,18 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(
             f"--model all --attr {args.attr}: its rows are about one attribute; name one"
         )
-    if args.run is not None and args.model != "all":
-        raise InputError(
-            "--run belongs to --model all, which has the rows of P5 and CFP; leave it out"
-        )
+    for flag, models in USED_BY.items():
+        if getattr(args, flag, None) is not None and args.model not in (*models, "all"):
+            raise InputError(
+                f"--{flag.replace('_', '-')}: --model {args.model} does not go by it; leave it out, or "
+                f"choose --model {', '.join((*models, 'all'))}"
+            )
     toy_cfg = ToyConfig(args.toy_users)
     if args.data != "toy" and toy_cfg != ToyConfig():
         raise InputError(f"--data {args.data}: --toy-users is for toy")
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
+    train.enough_to_attack(dataset, known, args.model in (*FAIR, "all"))
     fair_names = (
         list(FAIR) if args.model == "all" else [name for name in FAIR if name == args.model]
     )
@@ -722,9 +735,6 @@ def main(argv: list[str] | None = None) -> dict:
     run.say("\n" + table(results))
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
     return results
-
-
-GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
 
 
 def base_weights(folder: Path, name: str, config: dict) -> dict:

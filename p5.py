@@ -353,6 +353,11 @@ def finished(folder: Path) -> tuple[dict, dict]:
         raise InputError(
             f"--run {folder}: config.json or results.json is no JSON ({error})"
         ) from None
+    if "recommenders" in config:
+        raise InputError(
+            f"--run {folder}: is a run of baselines.py, whose attacks are in its results.json; name one "
+            "of train.py"
+        )
     if "attrs" not in config or "p5 weights" not in results:
         raise InputError(f"--run {folder}: was made by an older version; run train.py again")
     return config, results

@@ -44,7 +44,6 @@ class Training:
     )
     check: int = 2  # epochs between two looks at the validation items
     patience: int = 10  # looks without a gain after which training ends
-    window: int = 500  # items of history that are read; the oldest are dropped
 
 
 def draw_unseen(seen: Tensor, users: Tensor, k: int) -> Tensor:
@@ -164,7 +163,8 @@ class SimpleX(nn.Module):
     """cos(h_u, e_i), h_u = g e_u + (1 - g) V mean(e_j of the history).
 
     Source: Mao et al. 2021, section 3.3, with the mean as aggregation.
-    # Differs from the paper: their history contains the item that is to be predicted; ours does not.
+    # Differs from the paper: their history contains the item that is to be predicted; ours does not, and
+    # it is the whole history, in training as at test time.
     # One set of negatives serves a whole batch, which makes a single matrix product of them.
     """
 
@@ -318,7 +318,7 @@ def newest(ids_bs: Tensor, window: int, pad: int) -> Tensor:
 class SASRecConfig(Training):
     d: int = 50
     batch_size: int = 128
-    window: int = 200
+    window: int = 200  # items of history that are read; the oldest are dropped
     n_layers: int = 2
     n_heads: int = 1
     dropout: float = 0.2
@@ -369,7 +369,7 @@ class BERT4RecConfig(Training):
     batch_size: int = 256
     weight_decay: float = 0.01
     decay: bool = True
-    window: int = 200
+    window: int = 200  # items of history that are read; the oldest are dropped
     n_layers: int = 2
     n_heads: int = 2
     dropout: float = 0.2

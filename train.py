@@ -22,7 +22,7 @@ from torch import nn
 
 import evaluate
 import processes
-from attack import attack
+from attack import FOLDS, attack
 from cfp import (
     CFP,
     CFPConfig,
@@ -227,12 +227,8 @@ def algorithm_1(
                 snapshots.append(copy.deepcopy((player.state_dict(), members.state_dict())))
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
-            if batch_num % cfg.every == 0 and losses["dis"] > COLLAPSED * losses["blind"]:
-                raise InputError(
-                    f"{name}, batch {batch_num}: the discriminators' loss is {losses['dis']:.3g} after their "
-                    f"{cfg.dis_steps} steps at learning rate {cfg.dis_lr:g}, a blind guess has "
-                    f"{losses['blind']:.3g}: they have collapsed; try a smaller one"
-                )
+            if batch_num % cfg.every == 0:
+                check_discriminators(losses["dis"], losses["blind"], cfg, f"{name}, batch {batch_num}")
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
             # of the users' order its beginning, for the rest of this epoch, or where the next begins
             now["epoch"] = now["epoch"] if batch_num % per_epoch else rng.bit_generator.state
@@ -240,6 +236,16 @@ def algorithm_1(
             kept.keep(batch_num, n_batches, **now)
     # fmt: on
     return adversary, snapshots
+
+
+def check_discriminators(dis_loss: float, blind: float, cfg: CFPConfig, when: str) -> None:
+    """Raises InputError where the loss that they have just descended is far worse than a blind guess's."""
+    if dis_loss > COLLAPSED * blind:
+        raise InputError(
+            f"{when}: the discriminators' loss is {dis_loss:.3g} after their {cfg.dis_steps} steps at "
+            f"learning rate {cfg.dis_lr:g}, a blind guess has {blind:.3g}: they have collapsed; try a "
+            "smaller one"
+        )
 
 
 def moments(n_batches: int) -> set[int]:
@@ -268,6 +274,28 @@ def entropy_of(labels: np.ndarray) -> float:
     """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess."""
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
     return float(-(shares * np.log(shares)).sum())
+
+
+def enough_to_attack(
+    dataset: Dataset, labels: dict[str, np.ndarray], has_game: bool = True
+) -> None:
+    """Raises InputError where too few have a held-out item for the attacks; labels below 0 are unknown.
+
+    The weights of a game are chosen by an attack as well. Nobody with a validation item is no mistake: then
+    the last are taken.
+    """
+    lengths = np.array([len(history) for history in dataset.histories])
+    for attr, known in labels.items():
+        # the game chooses by the labels that the adversary knows; at the end everybody is attacked
+        for part, least, of in ("test", 2, dataset.labels(attr)), ("validation", 3, known):
+            some = dataset.is_person & (lengths >= least) & (of >= 0)
+            needed = part == "test" or (has_game and some.any())
+            if needed and (np.bincount(of[some]) >= FOLDS).sum() < 2:
+                raise InputError(
+                    f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item, for "
+                    f"which {least} interactions are needed, fewer than two classes have the {FOLDS} that an "
+                    "attack in five folds needs; take more users or longer histories"
+                )
 
 
 def leak_of(states: np.ndarray, labels: np.ndarray, seed: int) -> float:
@@ -344,6 +372,7 @@ def main(argv: list[str] | None = None) -> dict:
     on = args.backbone if folder is None else read_config(folder)["model_type"]
     p5, cfg, mixer_cfg = settings(args, attrs, on, folder)
     known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
+    enough_to_attack(dataset, known)
     tasks = list(TASKS) if args.task == "both" else [args.task]
     name = f"{args.data}-{'+'.join(attrs)}-seed{args.seed}"
     name += "-paper" if args.paper_schedule else ""

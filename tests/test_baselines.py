@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import baselines
+import evaluate
 import flags
 import recommenders
+import train
 from baselines import (
     FAIR,
     RECOMMENDERS,
@@ -267,6 +269,21 @@ def test_negatives_are_unseen():
     drawn = draw_unseen(seen, torch.tensor([0, 1, 2]), 50)
     assert (~seen[torch.arange(3)[:, None], drawn]).float().mean() > 0.8
     assert draw_unseen(torch.ones(1, N).bool(), torch.tensor([0]), 4).shape == (1, 4)
+
+
+def test_simplex_reads_the_whole_history_in_training_and_after():
+    """Of seven hundred items the first counts as much as the last."""
+    n, user = 702, np.array([0])
+    titles = [str(item) for item in range(n)]
+    dataset = Dataset("long", ["u"], {}, {}, titles, [""] * n, [np.arange(n)])
+    corpus = make_corpus(dataset, None, P5Config(), 0)
+    torch.manual_seed(0)
+    model = SimpleX(SimpleXConfig(d=4), 1, n).eval()
+    seen = interactions_of(corpus, torch.device("cpu")).seen
+    states, _ = vectors_and_scores(model, corpus, "valid", user)
+    with torch.no_grad():
+        assert np.allclose(states, model.fuse(torch.tensor([0]), seen.float()), atol=1e-6)
+    assert seen.sum() == 700
 
 
 def test_simplex_history_is_without_the_target():
@@ -636,7 +653,8 @@ def test_pair_models_learn_blocks(kind):
 # The command
 # -------------------------------------------------------------------------------------------------
 
-TINY = "--toy-users 60 --d 8 --epochs 2 --fair-epochs 1 --fair-batch-size 20"
+SHORT = "--toy-users 60 --d 8 --epochs 2"
+TINY = f"{SHORT} --fair-epochs 1 --fair-batch-size 20"
 
 
 @pytest.fixture()
@@ -700,8 +718,10 @@ def test_a_tiny_run_and_its_base(folder, capsys):
     assert numbers(again) == numbers(results)
     files = [folder / name / "pmf.safetensors" for name in ("first", "second")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    anew = run(f"--model pmf --attr gender,age {TINY} --out third")
+    anew = run(f"--model pmf --attr gender,age {SHORT} --out third")
     assert numbers(anew) == numbers(results)[:2]
+    with pytest.raises(InputError, match="--run first: is a run of baselines.py, .*; name one of"):
+        evaluate.main("--run first --audit".split())
 
 
 def test_the_trivial_ones(folder, capsys):
@@ -857,7 +877,14 @@ MISTAKES = {
     "--model pmf --attr gender,": "--attr 'gender,': an attribute is missing before or after a comma",
     "--model pmf --attr age,age": "--attr age,age: age is named twice",
     "--model all --attr gender,age": "--model all --attr gender,age: its rows are about one attribute",
-    "--model pmf --run x": "--run belongs to --model all",
+    "--model pmf --run x": "--run: --model pmf does not go by it; leave it out, or choose --model all",
+    "--model pmf --lam 3": "--lam: --model pmf does not go by it; leave it out, or choose --model c-pmf",
+    "--model sasrec --fair-batch-size 9": "--fair-batch-size: --model sasrec does not go by it",
+    "--model sasrec --objective bpr": "--objective: --model sasrec does not go by it",
+    "--model c-sx --objective bpr": "leave it out, or choose --model pmf, c-pmf, all",
+    "--model lookup --base x": "--base: --model lookup does not go by it",
+    "--model popularity --epochs 3": "--epochs: --model popularity does not go by it",
+    "--model c-pmf --prefix-len 3": "leave it out, or choose --model s-sas, s-b4, all",
     "--model pmf --data ml-100k": "--data ml-100k needs --data-dir",
     "--model pmf --data ml-100k --data-dir nowhere": "--data-dir nowhere: there is no such folder",
     "--model pmf --data films --data-dir .": "--data films: neither toy, ml-1m",
@@ -978,14 +1005,43 @@ def test_nobody_with_two_training_items_is_one_line(folder, model, monkeypatch, 
 @pytest.mark.parametrize("model", ["pmf", "bert4rec", "c-pmf"])
 def test_people_without_a_validation_item_are_trained_on_and_tested(folder, model):
     write_people(folder, 2)
-    results = run(f"--model {model} --data few --data-dir . --epochs 1 --fair-epochs 1 --d 8")
+    game = "--fair-epochs 1" if model in FAIR else ""
+    results = run(f"--model {model} --data few --data-dir . --epochs 1 --d 8 {game}")
     assert results["rows"][-1]["model"] == model and results["users"] == 40
+
+
+@pytest.mark.parametrize("command", [baselines.main, train.main], ids=["baselines", "train"])
+def test_too_few_with_a_validation_item_are_one_line(folder, command):
+    """Six of forty, three of each class: too few to choose by, which is said before anything is trained."""
+    write_people(folder, 2)
+    with (folder / "few.inter").open("a") as file:
+        file.writelines(f"u{i}\tnew\n" for i in range(6))
+    given = "--attr gender --data few --data-dir .".split()
+    with pytest.raises(InputError, match="--attr gender: of the 6 users of few with a validation"):
+        command(given + (["--model", "c-pmf"] if command is baselines.main else []))
+    assert not (folder / "runs").exists()
+    if command is baselines.main:  # what is not chosen needs nobody to choose by
+        assert run("--model pmf --data few --data-dir . --epochs 1 --d 8")["users"] == 40
+
+
+def test_too_few_with_a_test_item_are_one_line(folder):
+    write_people(folder, 1)
+    with pytest.raises(InputError, match="--attr gender: of the 0 users of few with a test item"):
+        run("--model pmf --data few --data-dir .")
+
+
+@pytest.mark.parametrize("model", ["c-pmf", "s-b4"])
+def test_ruined_discriminators_are_not_taken_for_a_fair_version(folder, model):
+    with pytest.raises(InputError, match="they have collapsed|went astray") as error:
+        run(f"--model {model} {SHORT} --fair-batch-size 20 --fair-epochs 40 --dis-lr 1000")
+    assert "learning rate" in str(error.value) and "smaller" in str(error.value)
 
 
 @pytest.mark.parametrize("model", ["pmf", "c-pmf", "c-sx", "s-sas"])
 def test_a_batch_of_one_is_a_batch(folder, model):
     """What --batch-size allows, all models can do, or the command says that one cannot."""
-    with_a_few = "--data few --data-dir . --epochs 1 --fair-epochs 1 --d 8 --batch-size 1"
+    with_a_few = "--data few --data-dir . --epochs 1 --d 8 --batch-size 1"
+    with_a_few += " --fair-epochs 1" if model in FAIR else ""
     write_people(folder, 4)
     try:
         results = run(f"--model {model} {with_a_few}")
