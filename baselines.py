@@ -44,7 +44,7 @@ from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, met_before, people_with
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
-from files import InputError, load_tensors, run_command, save_tensors
+from files import InputError, enough_memory, fill, load_tensors, run_command, save_tensors
 from flags import at_least, command_to_resume, config_of, pick_device, rate, settings
 from flags import parse_args as train_args
 from mixer import subsets
@@ -626,7 +626,7 @@ def main(argv: list[str] | None = None) -> dict:
             )
     toy_cfg = ToyConfig(args.toy_users)
     if args.data != "toy" and toy_cfg != ToyConfig():
-        raise InputError(f"--data {args.data}: --toy-users is for toy")
+        raise InputError(f"--data {args.data}: --toy-users is for toy; leave it out")
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
     train.enough_to_attack(dataset, known, args.model in (*FAIR, "all"))
@@ -645,9 +645,23 @@ def main(argv: list[str] | None = None) -> dict:
     games = {name: config_of(CFPConfig, GAME_FOR[preset][name], game) for name in fair_names}
     for name, cfg in cfgs.items():
         if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
-            raise InputError(f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads")
+            raise InputError(
+                f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads; choose one"
+            )
         if cfg.batch_size < 2 and {"c-pmf", "c-sx"} & games.keys():
             raise InputError("--batch-size 1: the filters' BatchNorm compares users; 2 at least")
+    train.enough_for_tables(dataset)
+    for name, cfg in cfgs.items():
+        with torch.device("meta"):  # shapes without memory
+            shape = RECOMMENDERS[name][0](cfg, len(dataset.users), len(dataset.titles))
+        n_weights = sum(param.numel() for param in shape.parameters())
+        enough_memory(
+            f"training the {n_weights / 1e6:.0f} M weights of {NAMES[name]}",
+            20
+            * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
+            device,
+            "choose a smaller --d",
+        )
     config = {
         "command": ["baselines.py", *map(str, given)],
         "data": args.data,
@@ -699,12 +713,13 @@ def main(argv: list[str] | None = None) -> dict:
         torch.manual_seed(args.seed)
         models[name] = RECOMMENDERS[name][0](cfg, len(data.seen), data.seen.shape[1]).to(device)
         if done(name):
-            models[name].load_state_dict(load_tensors(path))
+            fill(models[name], path, load_tensors(path))
             continue
         if args.base is None:
             train_recommender(corpus, data, models[name], name, args.seed, run)
         else:
-            models[name].load_state_dict(base_weights(args.base, name, config))
+            base = base_weights(args.base, name, config)
+            fill(models[name], args.base / f"{name}.safetensors", base)
         save_tensors(path, models[name].state_dict())
         seconds = run.seconds() - began
         states, scores = vectors_and_scores(models[name], corpus, "test", users)
@@ -743,11 +758,16 @@ def base_weights(folder: Path, name: str, config: dict) -> dict:
         other = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         raise InputError(
-            f"--base {folder}: no folder of a run; its config.json is missing"
+            f"--base {folder}: no folder of a run; its config.json is missing or no JSON"
         ) from None
-    same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
+    same = isinstance(other, dict) and all(
+        other.get(key) == config[key] for key in ("data fingerprint", "seed")
+    )
     if not same or other.get("recommenders", {}).get(name) != config["recommenders"][name]:
-        raise InputError(f"--base {folder}: has no {NAMES[name]} of these data, seed and settings")
+        raise InputError(
+            f"--base {folder}: has no {NAMES[name]} of these data, seed and settings; name another or "
+            "leave it out"
+        )
     return load_tensors(folder / f"{name}.safetensors")
 
 

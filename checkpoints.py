@@ -8,13 +8,14 @@ renamed; the one before is kept as well.
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from files import InputError, Interrupted, read_safetensors, save_tensors
-from runs import Run
+from runs import Run, refuse_another
 
 FILE, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 EVERY = 60.0  # seconds between two of them, or ten times what the last one took to write
@@ -49,6 +50,15 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {unpack(k, tensors): unpack(v, tensors) for k, v in inside}
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `Checkpoint.keep` has written. Raises InputError for anything else."""
+    tensors, metadata = read_safetensors(path)
+    try:
+        return unpack(json.loads(metadata["state"]), tensors)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a checkpoint ({error!r}); remove it") from None
+
+
 class Checkpoint:
     """Keeps a training loop that `run` is in: its `parts`, torch's generators and what the loop adds.
 
@@ -64,16 +74,14 @@ class Checkpoint:
         """What `keep` was last given in this stage, all parts set back to then; or else `start`.
 
         Where the newest file cannot be read the one before is taken, and said. Raises InputError where
-        neither can.
+        neither can, and where it is about other settings, data, backbone or tokenizer.
         """
         self.run.in_training = True
         found, problem = None, None
-        for name in FILE, BEFORE:
-            path = self.run.folder / name
+        for path in self.run.folder / FILE, self.run.folder / BEFORE:
             if found is None and path.exists():
                 try:
-                    tensors, metadata = read_safetensors(path)
-                    found = unpack(json.loads(metadata["state"]), tensors)
+                    found = read_checkpoint(path)
                 except InputError as error:
                     problem = error
                     self.run.say(f"{error}; trying the one before it")
@@ -81,6 +89,7 @@ class Checkpoint:
             raise problem
         if found is None or found["stage"] != self.stage:
             return start
+        refuse_another(str(path), found.get("of", {}), self.run.decides(), "begin anew")
         for name, part in self.parts.items():
             part.load_state_dict(found["parts"][name])
         torch.set_rng_state(found["generator"])
@@ -99,6 +108,7 @@ class Checkpoint:
         if self.run.interrupted or time.monotonic() - self.last > self.wait:
             began = time.monotonic()
             state = {
+                "of": self.run.decides(),
                 "stage": self.stage,
                 "step": step,
                 "seconds": self.run.seconds(),

@@ -5,6 +5,7 @@ prompts, batches. Nothing but this file knows how text becomes tokens. Users and
 into a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its number.
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,13 +150,20 @@ class Tokenizer:
         self.vocab_size = self.model.get_piece_size() + n_sentinels
         self.eos_id, bos_id = self.model.eos_id(), self.model.bos_id()
         if self.eos_id < 0:
-            raise InputError(f"{source}: has no end token </s>, which ends every answer")
+            raise InputError(
+                f"{source}: has no end token </s>, which ends every answer; take another"
+            )
         self.before = [] if bos_id < 0 else [bos_id]
         self.after = [self.eos_id] if bos_id < 0 else []
         self.pad_id = max(
             self.model.pad_id(), 0
         )  # Llama's has none; padding is looked at by nobody
         self.cache: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any byte of the model."""
+        return hashlib.sha256(self.proto).hexdigest()[:12]
 
     def word(self, word: str) -> tuple[int, ...]:
         """Token ids of a word; <extra_id_0> is the last of T5's sentinels, which stand above its pieces."""
@@ -182,12 +190,12 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """
     for name, n_sentinels in ("spiece.model", 100), ("tokenizer.model", 0):
         path = folder / name
-        if path.exists():
+        if path.is_file():
             tokenizer = Tokenizer(path.read_bytes(), str(path), n_sentinels)
             if tokenizer.vocab_size > vocab_size:
                 raise InputError(
                     f"{path}: {tokenizer.vocab_size} tokens, but vocab_size in "
-                    f"{folder / 'config.json'} is {vocab_size}"
+                    f"{folder / 'config.json'} is {vocab_size}; copy both again"
                 )
             return tokenizer
     raise InputError(f"{folder}: spiece.model or tokenizer.model is missing; copy it there")

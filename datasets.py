@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import numpy as np
+import torch
 
 import toy
-from files import InputError
+from files import InputError, enough_memory
 
 ML1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 ML1M_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published beside the file
@@ -133,7 +134,7 @@ def load_dataset(
     if folder is None:
         raise InputError(f"--data {name} needs --data-dir, the folder with its files")
     if not Path(folder).is_dir():
-        raise InputError(f"--data-dir {folder}: there is no such folder")
+        raise InputError(f"--data-dir {folder}: there is no such folder; correct it")
     if name == "ml-100k":
         return load_ml100k(folder)
     if name == "insurance":
@@ -146,9 +147,19 @@ def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
 
     Raises InputError for more twins than people and for twins in an attribute that is not there.
     """
-    world, copies = toy.make_world(seed, cfg.users, cfg.effect), None
     if cfg.twins > cfg.users:
-        raise InputError(f"--toy-twins {cfg.twins}: there are {cfg.users} people to copy")
+        raise InputError(
+            f"--toy-twins {cfg.twins}: there are {cfg.users} people to copy; choose fewer or more "
+            "--toy-users"
+        )
+    enough_memory(
+        f"a toy world of {cfg.users} users",
+        8000
+        * (cfg.users + 2 * cfg.twins),  # as measured: scores and noise of 96 movies, a generator
+        torch.device("cpu"),
+        "choose a smaller --toy-users",
+    )
+    world, copies = toy.make_world(seed, cfg.users, cfg.effect), None
     if cfg.twins:
         if cfg.twins_in not in world.attributes:
             known = ", ".join(world.attributes)
@@ -186,8 +197,10 @@ def read_rows(
     path = Path(path)
     try:
         file = path.open(encoding=encoding, newline="")
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; put it there or correct --data-dir") from None
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "is missing" if missing else f"cannot be read: {error.strerror}"
+        raise InputError(f"{path} {why}; put it there or correct --data-dir") from None
     with file:
         lines = enumerate(file, start=1)
         while True:
@@ -447,7 +460,8 @@ def load_recbole(name: str, folder: Path) -> Dataset:
     folder = Path(folder)
     if not (folder / f"{name}.inter").exists():
         raise InputError(
-            f"--data {name}: neither toy, ml-1m, ml-100k, insurance nor a file {folder / name}.inter"
+            f"--data {name}: neither toy, ml-1m, ml-100k, insurance nor a file {folder / name}.inter; "
+            "correct one of the two"
         )
 
     def table(suffix: str, *needed: str):
@@ -466,7 +480,9 @@ def load_recbole(name: str, folder: Path) -> Dataset:
             )
         for where, row in rows:
             if len(row) != len(header):
-                raise InputError(f"{where}: {len(row)} columns where the header has {len(header)}")
+                raise InputError(
+                    f"{where}: {len(row)} columns where the header has {len(header)}; mend it"
+                )
             yield where, dict(types), dict(zip(names, row))
 
     users, items, interactions, notes = {}, {}, [], []

@@ -24,6 +24,7 @@ from attack import SHUFFLES, attack, floor, macro_auc
 from cfp import Discriminator
 from data import TASKS, Corpus, candidates_of, collate, held_out_example, people_with
 from files import InputError, run_command, write_atomically
+from flags import at_least
 from model import Backbone, Prefix
 from p5 import open_run, to_hide
 from ranks import held_out_ranks, hits, popularity_ranks
@@ -350,7 +351,7 @@ def main(argv: list[str] | None = None) -> dict:
         "--user", help="the list of this user, by the data's own id, beside the fair one"
     )
     add("--hide", help="what to hide, such as gender,age, or none; else all that the run can")
-    add("--seed", type=int, default=0, help="of folds and attackers (0)")
+    add("--seed", type=at_least(0), default=0, help="of folds and attackers (0)")
     group = parser.add_argument_group("with --audit")
     group.add_argument("--attr", help="what to read; else what the run hides")
     group.add_argument(

@@ -17,7 +17,7 @@ from typing import IO, Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class InputError(ValueError):
@@ -91,7 +91,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raw = file.read(length)
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_key_twice)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(
+            f"{path}: {error.strerror or error}; copy the file there or name another folder"
+        ) from None
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -136,6 +138,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def fill(module: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
+    """Give a module the tensors of a file. Raises InputError naming the first key that does not fit."""
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    for key in sorted(shapes.keys() | found.keys()):
+        if shapes.get(key) != found.get(key):
+            is_and_should = [str(of.get(key, "not there")) for of in (found, shapes)]
+            raise InputError(
+                f"{path}: {key} is {is_and_should[0]}, should be {is_and_should[1]}; it is of another "
+                "run, or of an older version"
+            )
+    module.load_state_dict(tensors)
+
+
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
@@ -166,7 +182,8 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
     """
     path = Path(path)
     refused = lambda error: InputError(
-        f"cannot write {path}: {error.strerror}; what was there before still is"
+        f"cannot write {path}: {error.strerror}; what was there before still is; make room or choose "
+        "another folder"
     )
     try:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -186,6 +203,26 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def enough_memory(what: str, needed: int, device: torch.device, remedy: str) -> None:
+    """Raises InputError where `what` takes more bytes than the device has free, if that is known."""
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"{what} takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; {remedy}"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device can still give; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def sync_folder(folder: Path) -> None:

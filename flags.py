@@ -210,12 +210,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def at_least(low: int):
-    """The type of a flag whose value is a whole number from `low` on."""
+    """The type of a flag whose value is a whole number from `low` on, below a thousand million."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} on")
-        return int(text)
+        if text.isdecimal() and len(text) < 10 and int(text) >= low:  # what torch's seeds can hold
+            return int(text)
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a whole number from {low} on, of nine digits at most"
+        )
 
     return read
 
@@ -274,7 +276,9 @@ def settings(
     mixing = papers if args.paper_schedule else MIXER_FOR[preset]
     mixer_cfg = config_of(MixerConfig, mixing, args, "mixer_")
     if p5.steps == 0 and folder is None:
-        raise InputError(f"--p5-steps 0: --backbone {args.backbone} knows nothing before training")
+        raise InputError(
+            f"--p5-steps 0: --backbone {args.backbone} knows nothing before training; 1 at least"
+        )
     if p5.prompt_candidates > N_NEGATIVES:
         raise InputError(
             f"--prompt-candidates {p5.prompt_candidates}: there are {N_NEGATIVES} at most"
@@ -286,7 +290,7 @@ def settings(
         )
     if mixer_cfg.hidden % mixer_cfg.n_heads:
         raise InputError(
-            f"--mixer-hidden {mixer_cfg.hidden} is no multiple of {mixer_cfg.n_heads}, its heads"
+            f"--mixer-hidden {mixer_cfg.hidden} is no multiple of {mixer_cfg.n_heads}, its heads; choose one"
         )
     given = ["from_scratch"] if args.from_scratch else []
     given += [name for name in vars(args) if name.startswith("mixer_")]

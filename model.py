@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from files import InputError, save_tensors, write_atomically
+from files import InputError, enough_memory, save_tensors, write_atomically
 from weights import public_names, read_config, read_tensors
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
@@ -666,6 +666,14 @@ def save_backbone(model: Backbone, folder: Path) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
+def config_in(folder: Path) -> T5Config | LlamaConfig:
+    """The shape of the model in a folder in the public layout."""
+    config = read_config(Path(folder))
+    kind = MODELS[config["model_type"]][1]
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: value for key, value in config.items() if key in known})
+
+
 def load_backbone(
     folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Backbone:
@@ -676,18 +684,24 @@ def load_backbone(
     compared. Raises InputError naming the file and the key where that is not so. A tensor that has
     the wanted type already is not copied: it stays a view of the file.
     """
-    config = read_config(Path(folder))
-    kind, config_kind = MODELS[config["model_type"]]
-    known = {field.name for field in fields(config_kind)}
+    config, cfg = read_config(Path(folder)), config_in(folder)
     with torch.device("meta"):  # no memory for weights that are about to be replaced
-        model = kind(config_kind(**{key: value for key, value in config.items() if key in known}))
+        model = MODELS[config["model_type"]][0](cfg)
     shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
-    state = {}
-    for ours, (path, theirs, tensor) in read_tensors(Path(folder), config).items():
+    state, found = {}, read_tensors(Path(folder), config)
+    is_view = lambda tensor: tensor.dtype == dtype and torch.device(device).type == "cpu"
+    n_copied = sum(tensor.numel() for *_, tensor in found.values() if not is_view(tensor))
+    enough_memory(
+        f"loading {n_copied / 1e6:.0f} M weights from {folder} as {dtype}",
+        n_copied * dtype.itemsize,
+        torch.device(device),
+        "choose a smaller --backbone, or --dtype bf16",
+    )
+    for ours, (path, theirs, tensor) in found.items():
         if tuple(tensor.shape) != shapes[ours]:
             raise InputError(
                 f"{path}: {theirs} has shape {tuple(tensor.shape)}, "
-                f"{Path(folder) / 'config.json'} makes it {shapes[ours]}"
+                f"{Path(folder) / 'config.json'} makes it {shapes[ours]}; copy both again"
             )
         state[ours] = tensor.to(device=device, dtype=dtype)
     model.load_state_dict(state, assign=True)

@@ -29,7 +29,7 @@ from data import (
     training_example,
 )
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from files import InputError, load_tensors, write_atomically
+from files import InputError, enough_memory, fill, read_safetensors, write_atomically
 from mixer import Mixer, MixerConfig
 from model import (
     T5,
@@ -38,13 +38,14 @@ from model import (
     LlamaConfig,
     Prefix,
     T5Config,
+    config_in,
     init_from_scratch,
     load_backbone,
     save_backbone,
     target_loss,
 )
 from ranks import some_users, validation_hit
-from runs import Run
+from runs import Run, refuse_another
 from weights import PUBLISHED, fetch_backbone, read_config, weight_files
 
 
@@ -74,7 +75,7 @@ def make_corpus(dataset: Dataset, tokenizer: Tokenizer | None, cfg: P5Config, se
     split = leave_one_out(dataset.histories)
     if (split.test < 0).all():
         raise InputError(
-            f"{dataset.name}: no user has two interactions, so there is nothing to test on"
+            f"{dataset.name}: no user has two interactions, so there is nothing to test on; take others"
         )
     return Corpus(
         dataset=dataset,
@@ -109,7 +110,7 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
     if len(positions["sequential"][0]) == 0:
         raise InputError(
             f"{corpus.dataset.name}: no user has four interactions, two of them for training, so no "
-            "sequential prompt has an answer to learn from"
+            "sequential prompt has an answer to learn from; take other data"
         )
     sample = some_users(corpus, "valid", 500, rng)
     device = next(model.parameters()).device
@@ -163,13 +164,24 @@ SCRATCH = "tiny", "tiny-llama"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of a frozen backbone
 
 
+def shape_of(name: str, folder: Path | None) -> T5Config | LlamaConfig:
+    """What a prompt has to fit: the backbone's config, of one from scratch but for its vocabulary."""
+    if folder is not None:
+        return config_in(folder)
+    return T5Config(1) if name == "tiny" else LlamaConfig(1)
+
+
+def tokenizer_in(folder: Path) -> Tokenizer:
+    """The tokenizer beside the weights in a folder."""
+    return load_tokenizer(folder, read_config(folder)["vocab_size"])
+
+
 def fresh_backbone(
     dataset: Dataset, p5: P5Config, name: str, folder: Path | None, seed: int, dtype: torch.dtype
 ) -> tuple[Tokenizer, Backbone]:
     """The tokenizer and the backbone before P5's training: random, or the published ones in `folder`."""
     if folder is not None:
-        tokenizer = load_tokenizer(folder, read_config(folder)["vocab_size"])
-        return tokenizer, load_backbone(folder, dtype)
+        return tokenizer_in(folder), load_backbone(folder, dtype)
     sizes = len(dataset.users), len(dataset.titles), dataset.nouns
     tokenizer = Tokenizer(train_tokenizer(*sizes, begins=name == "tiny-llama"))
     n_tokens = tokenizer.vocab_size
@@ -210,6 +222,8 @@ def p5_backbone(
         "p5": dataclasses.asdict(p5),
         "seed": seed,
     }
+    if folder is not None:
+        settings["tokenizer"] = tokenizer_in(folder).fingerprint
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     target = Path("runs") / f"p5-{dataset.name}-{key}"
     if target.exists() and not retrain:
@@ -217,17 +231,24 @@ def p5_backbone(
             f"P5 backbone: reusing {target}, trained before with these settings (--retrain trains anew)"
         )
         model = load_backbone(target, dtype, device)
-        tokenizer = load_tokenizer(target, model.cfg.vocab_size)
-        return make_corpus(dataset, tokenizer, p5, seed), model, target
+        return make_corpus(dataset, tokenizer_in(target), p5, seed), model, target
     tokenizer, model = fresh_backbone(dataset, p5, name, folder, seed, torch.float32)
     corpus = make_corpus(dataset, tokenizer, p5, seed)
     count = f"{sum(param.numel() for param in model.parameters()) / 1e6:.2f} M parameters"
     origin = "from scratch" if folder is None else f"from {folder}"
     run.say(f"P5 backbone: training a {type(model).__name__} of {count} {origin} into {target}")
     if folder is not None:  # they are views of the files: give them memory of their own
-        enough_memory(sum(param.numel() for param in model.parameters()), device)
+        n_weights = sum(param.numel() for param in model.parameters())
+        enough_memory(
+            f"training {n_weights / 1e6:.0f} M weights",
+            20
+            * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
+            device,
+            "--p5-steps 0 takes them as they are, or choose a smaller --backbone",
+        )
         model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
     model.to(device)
+    run.frozen = {"tokenizer": tokenizer.fingerprint}
     train_p5(corpus, model, p5, seed, run)
     if processes.number() == 0:
         save_p5(corpus, model, settings, target, run)
@@ -254,35 +275,11 @@ def save_p5(corpus: Corpus, model: Backbone, settings: dict, target: Path, run: 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def enough_memory(n_weights: int, device: torch.device) -> None:
-    """Raises InputError where training this many weights cannot fit into what is free, if that is known.
-
-    Of each weight in float32 itself, its gradient, AdamW's two means and the best so far: 20 bytes.
-    """
-    needed, free = 20 * n_weights, free_memory(device)
-    if free is not None and needed > free:
-        raise InputError(
-            f"training {n_weights / 1e6:.0f} M weights takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
-            "are free; --p5-steps 0 takes them as they are, or choose a smaller --backbone"
-        )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device can still give; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None
-
-
 def weights_fingerprint(folder: Path) -> str:
-    """Twelve hex digits that change with any byte of a folder's config, tokenizer or weights."""
+    """Twelve hex digits that change with any byte of a folder's config or weights."""
     digest = hashlib.sha256()
     files = [path for path, _ in weight_files(folder)[0]]
-    for path in [folder / "config.json", *sorted(folder.glob("*.model")), *files]:
+    for path in [folder / "config.json", *files]:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
@@ -345,25 +342,38 @@ def finished(folder: Path) -> tuple[dict, dict]:
     try:
         config = json.loads((folder / "config.json").read_text())
         results = json.loads((folder / "results.json").read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        why = "is missing" if missing else f"cannot be read: {error.strerror}"
         raise InputError(
-            f"--run {folder}: {error.filename} is missing; name the folder of a finished run"
+            f"--run {folder}: {error.filename} {why}; name the folder of a finished run"
         ) from None
     except ValueError as error:
         raise InputError(
-            f"--run {folder}: config.json or results.json is no JSON ({error})"
+            f"--run {folder}: config.json or results.json is no JSON ({error}); run train.py again"
         ) from None
+    if not isinstance(config, dict) or not isinstance(results, dict):
+        raise InputError(
+            f"--run {folder}: config.json or results.json is no object; name the folder of a finished run"
+        )
     if "recommenders" in config:
         raise InputError(
             f"--run {folder}: is a run of baselines.py, whose attacks are in its results.json; name one "
             "of train.py"
         )
-    if "attrs" not in config or "p5 weights" not in results:
-        raise InputError(f"--run {folder}: was made by an older version; run train.py again")
+    if "attrs" not in config or not {"p5 weights", "p5 tokenizer"} <= results.keys():
+        raise InputError(
+            f"--run {folder}: is none of train.py, or of an older version; run train.py again"
+        )
     return config, results
 
 
-def trained_before(config: dict, p5_folder: Path, p5_weights: str, attr: str) -> Path | None:
+def frozen_in(results: dict) -> dict[str, str]:
+    """The fingerprints of the frozen backbone and of its tokenizer that results.json has."""
+    return {"backbone": results["p5 weights"], "tokenizer": results.get("p5 tokenizer")}
+
+
+def trained_before(config: dict, p5_folder: Path, frozen: dict[str, str], attr: str) -> Path | None:
     """A finished run in runs/ that has the prompt of an attribute which this run would train too.
 
     The same data, frozen weights, labels and settings of the game; whatever else that run was about.
@@ -377,25 +387,36 @@ def trained_before(config: dict, p5_folder: Path, p5_weights: str, attr: str) ->
             other, results = finished(folder)
         except InputError:
             continue  # was interrupted
-        same_backbone = (
-            results["p5 folder"] == str(p5_folder) and results["p5 weights"] == p5_weights
-        )
+        same_backbone = results["p5 folder"] == str(p5_folder) and frozen_in(results) == frozen
         if same_backbone and all(other[key] == config[key] for key in decides):
             return folder
     return None
 
 
-def load_prompt(folder: Path, attr: str, cfg: CFPConfig, model: Backbone) -> Prefix:
-    """The prompt of an attribute that a run has trained."""
+def load_for(path: Path, frozen: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of a prompt or a mixer; its file names the backbone and the tokenizer it belongs to.
+
+    Raises InputError where these are not the `frozen` ones.
+    """
+    tensors, belongs_to = read_safetensors(path)
+    refuse_another(str(path), belongs_to, frozen, "it belongs to another; run train.py again")
+    return tensors
+
+
+def load_prompt(
+    folder: Path, attr: str, cfg: CFPConfig, model: Backbone, frozen: dict[str, str]
+) -> Prefix:
+    """The prompt of an attribute that a run has trained for this model; see `load_for`."""
     cfp = CFP(cfg, model.cfg)
-    cfp.load_state_dict(load_tensors(folder / f"cfp-{attr}.safetensors"))
+    path = folder / f"cfp-{attr}.safetensors"
+    fill(cfp, path, load_for(path, frozen))
     return cfp.to(next(model.parameters()).device).frozen()
 
 
-def load_mixer(folder: Path, cfg: MixerConfig, model: Backbone) -> Mixer:
-    """The mixer that a run has trained."""
+def load_mixer(folder: Path, cfg: MixerConfig, model: Backbone, frozen: dict[str, str]) -> Mixer:
+    """The mixer that a run has trained for this model; see `load_for`."""
     mixer = Mixer(cfg, model.cfg)
-    mixer.load_state_dict(load_tensors(folder / "mixer.safetensors"))
+    fill(mixer, folder / "mixer.safetensors", load_for(folder / "mixer.safetensors", frozen))
     return mixer.to(next(model.parameters()).device)
 
 
@@ -416,20 +437,17 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     p5_folder = Path(results["p5 folder"])
     if not p5_folder.is_dir():
         raise InputError(f"--run {folder}: its backbone {p5_folder} is missing; run train.py again")
-    found = weights_fingerprint(p5_folder)
-    if found != results["p5 weights"]:
-        raise InputError(
-            f"--run {folder}: its backbone {p5_folder} was {results['p5 weights']} and is now {found}; "
-            "run train.py again"
-        )
+    tokenizer = tokenizer_in(p5_folder)
+    frozen = {"backbone": weights_fingerprint(p5_folder), "tokenizer": tokenizer.fingerprint}
+    remedy = f"run train.py again, or bring back what was in {p5_folder}"
+    refuse_another(f"--run {folder}", frozen_in(results), frozen, remedy)
     model = load_backbone(p5_folder, DTYPES[config["dtype"]], device).requires_grad_(False).eval()
-    tokenizer = load_tokenizer(p5_folder, model.cfg.vocab_size)
     corpus = make_corpus(dataset, tokenizer, P5Config(**config["p5"]), config["seed"])
     cfg = CFPConfig(**config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])})
-    prefixes = {attr: load_prompt(folder, attr, cfg, model) for attr in config["attrs"]}
+    prefixes = {attr: load_prompt(folder, attr, cfg, model, frozen) for attr in config["attrs"]}
     mixer = None
     if config["mixer"] is not None:
-        mixer = load_mixer(folder, MixerConfig(**config["mixer"]), model)
+        mixer = load_mixer(folder, MixerConfig(**config["mixer"]), model, frozen)
     known = {
         attr: hold_out(dataset, attr, config["label holdout"], config["seed"]) for attr in prefixes
     }

@@ -19,6 +19,7 @@ from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
 from cfp import StackPrefix, set_rates, step
 from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
 from files import run_command, write_atomically
+from flags import at_least
 from mixer import concatenate
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
 from p5 import Opened, open_run, to_hide
@@ -288,7 +289,9 @@ def main(argv: list[str] | None = None) -> dict:
         default="none",
         help="read through the run's prefix for this, such as gender,age (none)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of folds, prompts and attackers (0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="of folds, prompts and attackers (0)"
+    )
     args = parser.parse_args(argv)
     opened = open_run(args.run, torch.device("cpu"))
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute

@@ -19,7 +19,7 @@ class Run:
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
-        self.folder, self.config = new_folder(folder, name), config
+        self.folder, self.config, self.frozen = new_folder(folder, name), config, {}
         self.write_json("config.json", config)
         self.open(0.0)
 
@@ -30,18 +30,20 @@ class Run:
         `config` is what a new run would write: what decides the result has to be as it was.
         """
         run, was = cls.__new__(cls), read_config_of(folder)
-        run.folder, run.config = Path(folder), config
-        for key, now in json.loads(json.dumps(config)).items():
-            if key != "command" and was.get(key) != now:
-                raise InputError(
-                    f"--resume {folder}: {key} was {json.dumps(was.get(key))} and is now "
-                    f"{json.dumps(now)}; make it as it was or begin anew"
-                )
+        run.folder, run.config, run.frozen = Path(folder), config, {}
+        refuse_another(f"--resume {folder}", was, run.decides(), "make it as it was or begin anew")
         run.open(run.so_far().get("seconds", 0.0))
         for path in run.folder.glob(".*.*"):  # a killed run's half-written files
             path.unlink()
         run.say(f"resuming {folder}")
         return run
+
+    def decides(self) -> dict:
+        """What has to be the same for this run to go on: its settings, and what is trained beside.
+
+        `frozen` has the fingerprints of the latter, "backbone" and "tokenizer", once they are known.
+        """
+        return {key: value for key, value in self.config.items() if key != "command"} | self.frozen
 
     def open(self, seconds: float) -> None:
         """Hold the folder and go on writing its log; the clock shows `seconds`."""
@@ -50,7 +52,9 @@ class Run:
             self.log = (self.folder / "log.txt").open("a", buffering=1)
             self.metrics = (self.folder / "metrics.jsonl").open("a", buffering=1)
         except OSError as error:
-            raise InputError(f"cannot write into --out {self.folder}: {error.strerror}") from None
+            raise InputError(
+                f"cannot write into {self.folder}: {error.strerror}; choose another folder"
+            ) from None
         self.began, self.stage = time.monotonic() - seconds, ""
         self.stage_began, self.first_step, self.last = 0.0, 1, 0.0
         self.open_line = False  # an unfinished progress line stands on the terminal
@@ -75,7 +79,10 @@ class Run:
     def so_far(self) -> dict:
         """What `keep` was last given; {} before that."""
         path = self.folder / "unfinished.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{path} is no JSON ({error}); remove it, or begin anew") from None
 
     def keep(self, results: dict) -> None:
         """Note what is known so far of results.json: a run that is resumed does not do it again."""
@@ -131,6 +138,16 @@ class Run:
         self.metrics.write(json.dumps({"seconds": round(self.seconds(), 3), **values}) + "\n")
 
 
+def refuse_another(where: str, was: dict, now: dict, remedy: str) -> None:
+    """Raises InputError, with the two values, where something of `now` was another one."""
+    for what, value in json.loads(json.dumps(now)).items():  # its tuples are lists in files
+        if was.get(what) != value:
+            raise InputError(
+                f"{where}: its {what} was {json.dumps(was.get(what))} and is now {json.dumps(value)}; "
+                f"{remedy}"
+            )
+
+
 def new_folder(folder: Path | None, name: str) -> Path:
     """`folder`, which has to be new or empty, or else the first free one of runs/NAME, runs/NAME-2, .."""
     taken, wanted = 2, Path(folder) if folder else Path("runs") / name
@@ -145,7 +162,9 @@ def new_folder(folder: Path | None, name: str) -> Path:
         if any(path for path in wanted.iterdir() if path.name[0] != "."):
             raise InputError(f"--out {wanted} is not empty; choose a new folder or remove it")
     except OSError as error:
-        raise InputError(f"cannot write into --out {wanted}: {error.strerror}") from None
+        raise InputError(
+            f"cannot write into --out {wanted}: {error.strerror}; choose another folder"
+        ) from None
     return wanted
 
 
@@ -162,6 +181,8 @@ def read_config_of(folder: Path) -> dict:
         raise InputError(f"--resume {folder}: {path} is no JSON ({error}); begin anew") from None
     if (Path(folder) / "results.json").exists():
         raise InputError(f"--resume {folder}: this run is finished; see its results.json")
+    if not isinstance(config, dict) or not config.get("command"):
+        raise InputError(f"--resume {folder}: {path} names no command; name a run's folder")
     return config
 
 

@@ -37,24 +37,34 @@ from cfp import (
 from checkpoints import Checkpoint, forget
 from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, people_with, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from files import InputError, load_tensors, run_command, save_tensors, write_atomically
+from files import (
+    InputError,
+    enough_memory,
+    fill,
+    load_tensors,
+    run_command,
+    save_tensors,
+    write_atomically,
+)
 from flags import command_to_resume, parse_args, pick_device, settings
 from mixer import Mixer, MixerConfig, concatenate, subsets
-from model import Backbone, Prefix
+from model import Backbone, LlamaConfig, Prefix, T5Config
 from p5 import (
     DTYPES,
     P5Config,
     backbone_folder,
     finished,
+    frozen_in,
     load_mixer,
     load_prompt,
     p5_backbone,
     read_attrs,
+    shape_of,
     trained_before,
     weights_fingerprint,
 )
 from ranks import some_users, validation_hit
-from runs import Run, minutes
+from runs import Run, minutes, refuse_another
 from surfaces import surfaces
 from weights import read_config
 
@@ -248,6 +258,38 @@ def check_discriminators(dis_loss: float, blind: float, cfg: CFPConfig, when: st
         )
 
 
+def enough_for_game(
+    cfg: CFPConfig,
+    mixer_cfg: MixerConfig | None,
+    shape: T5Config | LlamaConfig,
+    device: torch.device,
+) -> None:
+    """Raises InputError where what the game trains on a backbone of this shape cannot fit into memory."""
+    with torch.device("meta"):  # shapes without memory
+        players = {"a prompt": (CFP(cfg, shape), "--prefix-len")}
+        if mixer_cfg is not None:
+            players["the mixer"] = (Mixer(mixer_cfg, shape), "--mixer-hidden")
+    for what, (player, flag) in players.items():
+        n_weights = sum(param.numel() for param in player.parameters())
+        enough_memory(
+            f"training the {n_weights / 1e6:.0f} M weights of {what}",
+            28 * n_weights,  # in float32 itself, its gradient, AdamW's two means, three snapshots
+            device,
+            f"choose a smaller {flag}",
+        )
+
+
+def enough_for_tables(dataset: Dataset) -> None:
+    """Raises InputError where tables of users and items cannot fit: what is measured is in some, dense."""
+    n_users, n_items = len(dataset.users), len(dataset.titles)
+    enough_memory(
+        f"measuring {n_users} users and {n_items} items",
+        24 * n_users * n_items,  # popularity's scores and two copies of them, float64, as measured
+        torch.device("cpu"),
+        "choose a smaller data set",
+    )
+
+
 def moments(n_batches: int) -> set[int]:
     """The three batches in the last third of a game after which the weights are looked at."""
     return {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
@@ -363,7 +405,7 @@ def main(argv: list[str] | None = None) -> dict:
     toy_cfg = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
     if args.data != "toy" and toy_cfg != ToyConfig(twins_in=attrs[0]):
         raise InputError(
-            f"--data {args.data}: --toy-users, --toy-effect and --toy-twins are for toy"
+            f"--data {args.data}: --toy-users, --toy-effect and --toy-twins are for toy; leave them out"
         )
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     for attr in attrs:
@@ -371,6 +413,9 @@ def main(argv: list[str] | None = None) -> dict:
     folder = backbone_folder(args.backbone)
     on = args.backbone if folder is None else read_config(folder)["model_type"]
     p5, cfg, mixer_cfg = settings(args, attrs, on, folder)
+    enough_for_tables(dataset)
+    mixing = mixer_cfg if len(attrs) > 1 else None
+    enough_for_game(cfg, mixing, shape_of(args.backbone, folder), device)
     known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
     enough_to_attack(dataset, known)
     tasks = list(TASKS) if args.task == "both" else [args.task]
@@ -413,6 +458,9 @@ def main(argv: list[str] | None = None) -> dict:
         run,
     )
     save_negatives(run.folder / "negatives.npy", corpus.negatives)
+    frozen = {"backbone": weights_fingerprint(p5_folder)}
+    frozen["tokenizer"] = corpus.tokenizer.fingerprint
+    run.frozen = frozen
     results = {
         "data": args.data,
         "backbone": args.backbone,
@@ -420,28 +468,26 @@ def main(argv: list[str] | None = None) -> dict:
         "seed": args.seed,
         "seconds": None,
         "p5 folder": str(p5_folder),
-        "p5 weights": weights_fingerprint(p5_folder),
+        "p5 weights": frozen["backbone"],
+        "p5 tokenizer": frozen["tokenizer"],
         "p5 seconds": run.seconds(),
         "cfp seconds": {},
         "cfp from": {},
     }
-    if so_far and so_far["p5 weights"] != results["p5 weights"]:
-        raise InputError(
-            f"--resume {run.folder}: its backbone was {so_far['p5 weights']} and is now "
-            f"{results['p5 weights']}; begin anew"
-        )
+    if so_far:
+        refuse_another(f"--resume {run.folder}", frozen_in(so_far), frozen, "begin anew")
     results |= so_far
     run.keep(results)
     prefixes = {}
     for attr in attrs:
         if attr in results["cfp seconds"]:  # before it was interrupted
-            prefixes[attr] = load_prompt(run.folder, attr, cfg, model)
+            prefixes[attr] = load_prompt(run.folder, attr, cfg, model, frozen)
             continue
         before = None
         if len(attrs) > 1:
-            before = trained_before(config, p5_folder, results["p5 weights"], attr)
+            before = trained_before(config, p5_folder, frozen, attr)
         if before is not None:
-            prefixes[attr] = load_prompt(before, attr, cfg, model)
+            prefixes[attr] = load_prompt(before, attr, cfg, model, frozen)
             results["cfp seconds"][attr] = finished(before)[1]["cfp seconds"][attr]
             results["cfp from"][attr] = str(before)
             run.say(f"CFP for {attr}: reusing the one of {before}")
@@ -453,7 +499,7 @@ def main(argv: list[str] | None = None) -> dict:
         began = run.seconds()
         cfp, adversary = train_cfp(corpus, model, {attr: known[attr]}, tasks, cfg, args.seed, run)
         prefixes[attr], results["cfp seconds"][attr] = cfp.frozen(), run.seconds() - began
-        save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict())
+        save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict(), frozen)
         discriminator = adversary[attr,][attr]
         save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator.state_dict())
         run.keep(results)
@@ -508,11 +554,11 @@ def combine(
     putting the prompts one beside the other and, if asked for, by a prompt of its own.
     """
     if "mixer seconds" in results:  # before it was interrupted
-        mixer = load_mixer(run.folder, mixer_cfg, model)
+        mixer = load_mixer(run.folder, mixer_cfg, model, run.frozen)
     else:
         began = run.seconds()
         mixer, _ = train_mixer(corpus, model, prefixes, labels, tasks, cfg, mixer_cfg, seed, run)
-        save_tensors(run.folder / "mixer.safetensors", mixer.state_dict())
+        save_tensors(run.folder / "mixer.safetensors", mixer.state_dict(), run.frozen)
         results |= {"mixer seconds": run.seconds() - began, "scratch seconds": {}}
         run.keep(results)
     mixing, spent = results["mixer seconds"], results["cfp seconds"]
@@ -531,10 +577,11 @@ def combine(
             if together not in results["scratch seconds"]:
                 began = run.seconds()
                 cfp, _ = train_cfp(corpus, model, own, tasks, own_cfg, seed, run)
-                save_tensors(run.folder / f"cfp-{together}.safetensors", cfp.state_dict())
+                path = run.folder / f"cfp-{together}.safetensors"
+                save_tensors(path, cfp.state_dict(), run.frozen)
                 results["scratch seconds"][together] = run.seconds() - began
                 run.keep(results)
-            alone = load_prompt(run.folder, together, own_cfg, model)
+            alone = load_prompt(run.folder, together, own_cfg, model, run.frozen)
             seconds = results["scratch seconds"][together]
             ways.append(evaluate.Combined(attrs, "from scratch", seconds, alone))
     return ways
@@ -546,7 +593,8 @@ def load_discriminator(
     """The one that a run's prompt for this attribute was trained against."""
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
     discriminator = Discriminator(cfg, model.cfg.d_model, int(labels.max()) + 1, n_readings)
-    discriminator.load_state_dict(load_tensors(folder / f"discriminator-{attr}.safetensors"))
+    path = folder / f"discriminator-{attr}.safetensors"
+    fill(discriminator, path, load_tensors(path))
     return discriminator.to(next(model.parameters()).device)
 
 

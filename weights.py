@@ -134,12 +134,14 @@ def read_config(folder: Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: is {folder} the folder of a model?") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{path}: {error.strerror or error}; copy it there again") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); copy it again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in NEEDED:
-        raise InputError(f"{path}: model_type is {kind!r}; 't5' and 'llama' are implemented")
+        raise InputError(
+            f"{path}: model_type is {kind!r}; 't5' and 'llama' are implemented, take one"
+        )
     rope = config.get("rope_parameters") or {}  # the newer way to write what follows
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = rope
@@ -168,14 +170,18 @@ def read_config(folder: Path) -> dict:
         if heads % config["num_key_value_heads"]:
             raise InputError(
                 f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads "
-                f"{config['num_key_value_heads']}"
+                f"{config['num_key_value_heads']}; copy it again"
             )
     for name, value in config.items():
         size = name in NEEDED[kind] or name in ("num_decoder_layers", "num_key_value_heads")
         if (size or name == "head_dim") and (type(value) is not int or value < 1):
-            raise InputError(f"{path}: {name} is {value!r}, not a whole number from 1 on")
+            raise InputError(
+                f"{path}: {name} is {value!r}, not a whole number from 1 on; copy it again"
+            )
         if name in ("bos_token_id", "eos_token_id") and type(value) is not int:
-            raise InputError(f"{path}: {name} is {value!r}; one token id is implemented")
+            raise InputError(
+                f"{path}: {name} is {value!r}; one token id is implemented; take another model"
+            )
     return config
 
 
@@ -191,7 +197,9 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
     for path, expected in files:
         tensors = load_tensors(path) if path.suffix == ".safetensors" else load_bin(path)
         if expected is not None and (wrong := sorted(expected ^ tensors.keys())):
-            raise InputError(f"{path}: {wrong[0]} is in the file or in the index, not in both")
+            raise InputError(
+                f"{path}: {wrong[0]} is in the file or in the index, not in both; copy both"
+            )
         found |= {key: (path, tensor) for key, tensor in tensors.items()}
     size = sum(tensor.nbytes for _, tensor in found.values())
     if total_size not in (None, size):
@@ -207,7 +215,9 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
         if copy in found and copy not in names and original in found:
             path, tensor = found.pop(copy)
             if not torch.equal(tensor, found[original][1]):
-                raise InputError(f"{path}: {copy} differs from {original}, whose copy it should be")
+                raise InputError(
+                    f"{path}: {copy} differs from {original}, whose copy it should be; copy it again"
+                )
     left_over, absent = sorted(found.keys() - names.keys()), sorted(names.keys() - found.keys())
     if left_over:
         raise InputError(
@@ -221,7 +231,7 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
     for key, (path, tensor) in found.items():
         if not tensor.is_floating_point():
             raise InputError(
-                f"{path}: {key} is {tensor.dtype}; quantised weights are not implemented"
+                f"{path}: {key} is {tensor.dtype}; quantised weights are not implemented, take others"
             )
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {key} holds NaN or infinite weights; copy the file again")
@@ -258,7 +268,9 @@ def read_index(path: Path, suffix: str) -> tuple[Files, int | None]:
     for key, name in items:
         plain = isinstance(name, str) and Path(name).name == name and name.endswith(suffix)
         if not plain or "\\" in name:
-            raise InputError(f"{path}: {key} is in {name!r}, not the name of a {suffix} file here")
+            raise InputError(
+                f"{path}: {key} is in {name!r}, not the name of a {suffix} file here{again}"
+            )
         shards.setdefault(name, set()).add(key)
     for name in shards:
         if (path.parent / name).resolve().parent != path.parent.resolve():
@@ -279,7 +291,9 @@ def load_bin(path: Path) -> dict[str, Tensor]:
     two known ways around that are closed (CVE-2025-32434 in 2.6, CVE-2026-24747 in 2.10).
     """
     if tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 10):
-        raise InputError(f"{path}: reading a .bin takes torch 2.10, this is {torch.__version__}")
+        raise InputError(
+            f"{path}: reading a .bin takes torch 2.10, this is {torch.__version__}; update it"
+        )
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
@@ -289,10 +303,14 @@ def load_bin(path: Path) -> dict[str, Tensor]:
             "convert it to safetensors where you trust it"
         ) from None
     if not isinstance(tensors, dict):
-        raise InputError(f"{path}: holds a {type(tensors).__name__}, not names and tensors")
+        raise InputError(
+            f"{path}: holds a {type(tensors).__name__}, not names and tensors; copy it again"
+        )
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.is_sparse:
-            raise InputError(f"{path}: {str(key)[:80]!r} is not a name with a dense tensor")
+            raise InputError(
+                f"{path}: {str(key)[:80]!r} is not a name with a dense tensor; copy it again"
+            )
     return tensors
 
 
@@ -307,7 +325,7 @@ def drop_rotary_tables(found: dict, config: dict) -> None:
             # files of half precision hold them to three digits
             if tensor.shape != ours.shape or not torch.allclose(tensor.float(), ours, rtol=1e-2):
                 raise InputError(
-                    f"{path}: {key} is not what rope_theta {config['rope_theta']} in config.json makes"
+                    f"{path}: {key} is not what rope_theta {config['rope_theta']} in config.json makes; copy both again"
                 )
 
 
@@ -360,7 +378,7 @@ def fetch_backbone(
                 for shard in sorted(set(index["weight_map"].values())):
                     if Path(shard).name != shard:
                         raise InputError(
-                            f"{folder}/{file}.index.json: {shard!r} is not a file name"
+                            f"{folder}/{file}.index.json: {shard!r} is not a file name; remove it"
                         )
                     get(shard)
                 break
@@ -468,7 +486,7 @@ def download_rest(
             have = 0
         length = whole[1] if response.status == 206 else headers.get("content-length", "")
         if not length.isdecimal():
-            raise InputError(f"{url}: the server does not say how large it is")
+            raise InputError(f"{url}: the server does not say how large it is; try again later")
         total = int(length)
         linked = keep.headers.get("x-linked-size", length)
         if linked != length:

@@ -5,19 +5,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "recommenders",
-    "files",
-    "processes",
-    "toy",
-    "runs",
-    "checkpoints",
-    "datasets",
-    "data",
-    "weights",
-]
-ORDER += ["model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "surfaces", "audit"]
-ORDER += ["person", "evaluate", "probe", "flags", "train", "baselines", "benchmark"]
+ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
+ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "flags"]
+ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 OPTIONAL = {"audit": {"matplotlib"}, "benchmark": {"transformers"}}
 
