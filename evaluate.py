@@ -107,13 +107,14 @@ def before_and_after(
     tasks: list[str],
     attr: str,
     prefix: Prefix,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     held_out: np.ndarray,
     seed: int,
 ) -> dict:
     """What results.json says of a run with one attribute: the test items are looked at here, once.
 
-    `held_out` (users,) is True where the adversary was not told the label.
+    `discriminator` is None where it was no classifier; `held_out` (users,) is True where the adversary
+    was not told the label.
     """
     results = circumstances(corpus, tasks, [attr], seed)
     results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
@@ -125,7 +126,9 @@ def before_and_after(
                 model, corpus, task, [attr], given, seed, {attr: held_out}
             )
         results["floor"][task] = {attr: floor(states, labels, None, seed, results["shuffles"])}
-        results["co-trained auc"][task] = {attr: co_trained_auc(discriminator, states, labels, t)}
+        if discriminator is not None:
+            found = co_trained_auc(discriminator, states, labels, t)
+            results["co-trained auc"][task] = {attr: found}
     return results
 
 
@@ -231,11 +234,14 @@ def table(results: dict) -> str:
             f"  Hit@10 kept: {cell(after['hit@10'] / max(before['hit@10'], 1e-9))}.  AUC, to compare: "
             f"floor (shuffled labels) 50 +- {100 * results['floor'][task][attr]:.1f}, "
             f"ceiling (raw history) {cell(*auc_and_interval(results['ceiling'][attr]))};",
-            "  The co-trained discriminator's own AUC, "
-            f"{cell(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide from",
-            "  just this one (optimistic), and it knew these users' labels (pessimistic).",
-            "",
         ]
+        if task in results["co-trained auc"]:
+            lines += [
+                "  The co-trained discriminator's own AUC, "
+                f"{cell(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide",
+                "  from just this one (optimistic), and it knew these users' labels (pessimistic).",
+            ]
+        lines.append("")
     lines += [
         "AUC 50 is chance; below 50 is a leak as well. Attackers are fresh: logistic regression and two",
         "MLPs, trained afterwards on some users' token states and tested on others' (five folds); the one",

@@ -174,6 +174,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="what the adversary reads: the user tokens, as in the paper, or the first state of the "
         "decoder as well, from which the recommendations are written",
     )
+    add(
+        "--discriminator",
+        choices=["classifier", "soft"],
+        help="who guesses the attribute: the classifier, or a soft probing prompt as in section 6",
+    )
     # two at least: a discriminator compares people
     add("--batch-size", type=at_least(2), help="users per batch; the paper's 16")
     add("--lr", type=rate, help="learning rate of the prefix")
@@ -292,6 +297,13 @@ def settings(
         raise InputError(
             f"--mixer-hidden {mixer_cfg.hidden} is no multiple of {mixer_cfg.n_heads}, its heads; choose one"
         )
+    if cfg.discriminator == "soft" and (len(attrs) > 1 or args.label_holdout):
+        raise InputError(
+            "--discriminator soft: hides one attribute from an adversary that knows every label; leave out "
+            + ("the other attributes" if len(attrs) > 1 else "--label-holdout")
+        )
+    if cfg.discriminator == "soft" and cfg.hide_from == "scores":
+        raise InputError("--discriminator soft reads its own prompts; leave out --hide-from scores")
     given = ["from_scratch"] if args.from_scratch else []
     given += [name for name in vars(args) if name.startswith("mixer_")]
     if given and len(attrs) == 1:

@@ -187,6 +187,14 @@ def soft_scores(
     return np.concatenate(rows)
 
 
+def answer_tokens(corpus: Corpus, attr: str, device) -> Tensor:
+    """The answer that names each class, token ids (c, y) filled up with NO_TOKEN."""
+    answers = class_answers(corpus, attr)
+    longest = max(map(len, answers))
+    padded = [[*ids, *[NO_TOKEN] * (longest - len(ids))] for ids in answers]
+    return torch.tensor(padded, device=device)
+
+
 def soft_loss(
     model: Backbone, prefix: Prefix, ids: Tensor, mask: Tensor, answer_ids: Tensor
 ) -> Tensor:
@@ -212,9 +220,7 @@ def probe_soft(
     tenth = make_folds(labels[people], rng, 10)
     test, valid, train = people[tenth == 0], people[tenth == 1], people[tenth > 1]
     device = next(model.parameters()).device
-    answers = class_answers(corpus, attr)
-    padded = [[*ids, *[NO_TOKEN] * (max(map(len, answers)) - len(ids))] for ids in answers]
-    answer_ids = torch.tensor(padded, device=device)
+    answers, answer_ids = class_answers(corpus, attr), answer_tokens(corpus, attr, device)
     soft = SoftPrompt(model.cfg).to(device)
     optimizer = torch.optim.AdamW(soft.parameters(), 5e-3, weight_decay=0.0)
     best, best_auc = None, -1.0

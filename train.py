@@ -63,6 +63,7 @@ from p5 import (
     trained_before,
     weights_fingerprint,
 )
+from probe import SoftPrompt, answer_tokens, soft_batch, soft_loss
 from ranks import some_users, validation_hit
 from runs import Run, minutes, refuse_another
 from surfaces import surfaces
@@ -126,7 +127,9 @@ def train_cfp(
     adversary, snapshots = algorithm_1(
         corpus, model, cfp, prefix, [everything], labels, tasks, cfg, seed, run, name
     )
-    chosen = choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
+    chosen = len(snapshots) - 1  # a classifier has no say where a soft prompt is the discriminator
+    if cfg.discriminator == "classifier":
+        chosen = choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
     cfp.load_state_dict(snapshots[chosen][0])
     members_of(adversary).load_state_dict(snapshots[chosen][1])
     return cfp, adversary
@@ -189,11 +192,14 @@ def algorithm_1(
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
     # set for each; one for all left up to nine points more of the AUC.
     shape_of = {k: (model.cfg.d_model, n_classes[k], n_readings) for k in labels}
-    adversary = {c: {k: Discriminator(cfg, *shape_of[k]).to(device) for k in c} for c in choices}
+    is_soft = cfg.discriminator == "soft"
+    make = lambda k: SoftPrompt(model.cfg) if is_soft else Discriminator(cfg, *shape_of[k])
+    adversary = {c: {k: make(k).to(device) for k in c} for c in choices}
     members = members_of(adversary)
+    answers = {k: answer_tokens(corpus, k, device) for k in labels if is_soft}
     prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
     dis_optimizer = torch.optim.AdamW(
-        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
+        members.parameters(), cfg.dis_lr, weight_decay=0.0 if is_soft else cfg.dis_weight_decay
     )
     per_epoch = batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch
@@ -206,6 +212,14 @@ def algorithm_1(
     batch_num, snapshots = now["batch_num"], now["snapshots"]
     rng.bit_generator.state, draw.bit_generator.state = now["epoch"], now["draw"]
 
+    def dis_losses(C: dict, given: Prefix, u_emb: list, users: np.ndarray) -> list[torch.Tensor]:
+        """L_dis of each attribute: Eq. 3, or Eq. 6 against a soft probing prompt (section 6)."""
+        if not is_soft:
+            return [discriminator_loss(C[k], u_emb, label_of[k][users]) for k in C]
+        asked = soft_batch(corpus, users, device)
+        loss = lambda k: soft_loss(model, C[k](given), *asked, answers[k][label_of[k][users]])
+        return [loss(k).reshape(1) for k in C]
+
     # fmt: off
     # The numbers on the right are the lines of Algorithm 1; lines 8 and 18-21 end its blocks.
     for epoch in range(batch_num // per_epoch, cfg.epochs):                               # 1
@@ -213,13 +227,14 @@ def algorithm_1(
         batches = user_batches(corpus, tasks, cfg, rng, device)
         for users, batch in islice(batches, done, None):                                  # 2
             batch_num, attrs = batch_num + 1, choices[draw.integers(len(choices))]
-            C, label_u = adversary[attrs], {k: label_of[k][users] for k in attrs}
+            C = adversary[attrs]
             lam, cap = [lams[k] for k in attrs], [caps[k] for k in attrs]
             set_rates(prefix_optimizer, min(batch_num / 20, 1 - 0.95 * batch_num / n_batches))
             # (1) the prefix hides the attributes: P descends L_rec - sum of lambda * L_dis
             for _ in range(cfg.inner_steps):                                              # 3  T
-                rec_loss, u_emb = forward(model, prefix(attrs), batch, cfg.hide_from)     # 4
-                dis_loss = [discriminator_loss(C[k], u_emb, label_u[k]) for k in attrs]   # 5
+                given = prefix(attrs)
+                rec_loss, u_emb = forward(model, given, batch, cfg.hide_from)             # 4
+                dis_loss = dis_losses(C, given, u_emb, users)                             # 5
                 loss = adversarial_loss(rec_loss, dis_loss, lam, cap)                     # 6
                 step(prefix_optimizer, loss)                                              # 7
             if batch_num % cfg.every == 0:                                                # 9  R
@@ -229,15 +244,17 @@ def algorithm_1(
                     step(prefix_optimizer, rec_loss)                                      # 12
                 # (3) the discriminators catch up: C descends L_dis. M and P stay fixed and nothing
                 # in them is random, so line 15 gives the same T times over: once is enough.
-                u_emb = u_emb_of(model, prefix(attrs), batch, cfg.hide_from)              # 15
+                with torch.no_grad():
+                    given = prefix(attrs)
+                u_emb = u_emb_of(model, given, batch, cfg.hide_from)                      # 15
                 for _ in range(cfg.dis_steps):                                            # 14 T
-                    dis_loss = [discriminator_loss(C[k], u_emb, label_u[k]) for k in attrs]  # 16
+                    dis_loss = dis_losses(C, given, u_emb, users)                         # 16
                     step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
             if batch_num in snapshot_at:
                 snapshots.append(copy.deepcopy((player.state_dict(), members.state_dict())))
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
-            if batch_num % cfg.every == 0:
+            if batch_num % cfg.every == 0 and not is_soft:  # it begins without the words
                 check_discriminators(losses["dis"], losses["blind"], cfg, f"{name}, batch {batch_num}")
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
             # of the users' order its beginning, for the rest of this epoch, or where the next begins
@@ -422,6 +439,7 @@ def main(argv: list[str] | None = None) -> dict:
     name = f"{args.data}-{'+'.join(attrs)}-seed{args.seed}"
     name += "-paper" if args.paper_schedule else ""
     name += "-scores" if cfg.hide_from == "scores" else ""
+    name += "-soft" if cfg.discriminator == "soft" else ""
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
     config = {
         "command": ["train.py", *map(str, given)],
@@ -508,7 +526,9 @@ def main(argv: list[str] | None = None) -> dict:
         (attr,) = attrs
         if not processes.first_goes_on():
             return {}
-        discriminator = load_discriminator(run.folder, attr, known[attr], tasks, cfg, model)
+        discriminator = None
+        if cfg.discriminator == "classifier":
+            discriminator = load_discriminator(run.folder, attr, known[attr], tasks, cfg, model)
         run.say("measuring on the test items, with fresh attackers")
         results |= evaluate.before_and_after(
             *(model, corpus, tasks, attr, prefixes[attr], discriminator),
