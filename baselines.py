@@ -608,6 +608,24 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def configs(args: argparse.Namespace) -> tuple[dict[str, object], dict[str, CFPConfig]]:
+    """The settings of every recommender and of every fair version's game that a command is about."""
+    fair_names = (
+        list(FAIR) if args.model == "all" else [name for name in FAIR if name == args.model]
+    )
+    needed = {FAIR[name] for name in fair_names} | {args.model}
+    names = [name for name in RECOMMENDERS if name in needed]
+    preset = args.data if args.data in TRAINING_FOR else "ml-100k"
+    cfgs = {
+        name: config_of(RECOMMENDERS[name][1], TRAINING_FOR[preset][name], args) for name in names
+    }
+    game = argparse.Namespace(
+        **{k.removeprefix("fair_"): v for k, v in vars(args).items() if k in GAME_FLAGS}
+    )
+    games = {name: config_of(CFPConfig, GAME_FOR[preset][name], game) for name in fair_names}
+    return cfgs, games
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -630,19 +648,8 @@ def main(argv: list[str] | None = None) -> dict:
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
     train.enough_to_attack(dataset, known, args.model in (*FAIR, "all"))
-    fair_names = (
-        list(FAIR) if args.model == "all" else [name for name in FAIR if name == args.model]
-    )
-    needed = {FAIR[name] for name in fair_names} | {args.model}
-    names = [name for name in RECOMMENDERS if name in needed]
-    preset = args.data if args.data in TRAINING_FOR else "ml-100k"
-    cfgs = {
-        name: config_of(RECOMMENDERS[name][1], TRAINING_FOR[preset][name], args) for name in names
-    }
-    game = argparse.Namespace(
-        **{k.removeprefix("fair_"): v for k, v in vars(args).items() if k in GAME_FLAGS}
-    )
-    games = {name: config_of(CFPConfig, GAME_FOR[preset][name], game) for name in fair_names}
+    cfgs, games = configs(args)
+    names = list(cfgs)
     for name, cfg in cfgs.items():
         if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
             raise InputError(

@@ -1,11 +1,14 @@
 """A run's folder and what a person sees while it runs."""
 
 import json
+import platform
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+
+import torch
 
 from files import InputError, Interrupted, lock, write_atomically
 
@@ -89,8 +92,9 @@ class Run:
         self.write_json("unfinished.json", results | {"seconds": self.seconds()})
 
     def finish(self, results: dict) -> None:
-        """Write results.json, in place of what was kept for going on."""
-        self.write_json("results.json", results)
+        """Write results.json, with what it was measured on, in place of what was kept for going on."""
+        device = torch.device(self.config.get("device", "cpu"))
+        self.write_json("results.json", results | {"hardware": hardware(device)})
         (self.folder / "unfinished.json").unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():
             # Ctrl-C belongs again to the run that began this one, or to nobody
@@ -184,6 +188,19 @@ def read_config_of(folder: Path) -> dict:
     if not isinstance(config, dict) or not config.get("command"):
         raise InputError(f"--resume {folder}: {path} names no command; name a run's folder")
     return config
+
+
+def hardware(device: torch.device) -> str:
+    """What a run was computed on: the GPU, or the processor and how many of its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name, path = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    for row in path.read_text().splitlines() if path.exists() else ():
+        if row.startswith("model name"):
+            name = row.split(":", 1)[1].strip()
+            break
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def minutes(seconds: float) -> str:

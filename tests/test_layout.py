@@ -7,9 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
 ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "flags"]
-ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "benchmark"]
+ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "erase"]
+ORDER += ["published", "report", "reproduce", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
-OPTIONAL = {"audit": {"matplotlib"}, "benchmark": {"transformers"}}
+OPTIONAL = {"audit": {"matplotlib"}, "report": {"matplotlib"}, "benchmark": {"transformers"}}
 
 
 def imported(node: ast.AST) -> set[str]:

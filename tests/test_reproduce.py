@@ -1,0 +1,663 @@
+"""The paper's tables: numbers as printed, ours as measured, runs reused, mistakes in a line."""
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import published
+import report
+import reproduce
+from files import InputError, run_command
+from report import Summary, compare, distance, summarise
+from reproduce import DATA, NEEDS, Job, Planned, World, duration, find, jobs_of, plan, scan
+
+ROOT = Path(__file__).parent.parent
+
+
+# -------------------------------------------------------------------------------------------------
+# The paper's numbers
+# -------------------------------------------------------------------------------------------------
+
+
+def test_every_published_number_is_the_papers():
+    """published.csv was taken out of the paper's text by a script, not out of published.py."""
+    with (Path(__file__).parent / "published.csv").open() as file:
+        second = {tuple(row[:5]): row[5] for row in list(csv.reader(file))[1:]}
+    cells = [cell for table in published.TABLES for cell in published.cells(table)]
+    first = {(str(c.table), *c[1:5]): f"{c.percent:.2f}" for c in cells}
+    assert len(first) == len(cells) == 452  # no place twice
+    assert first == second
+
+
+def test_what_is_said_of_the_papers_numbers_is_true():
+    at = {tuple(c[:5]): c.percent for table in published.TABLES for c in published.cells(table)}
+    column = lambda table, data, model, hidden="": [
+        value for key, value in at.items() if key[:4] == (table, data, model, hidden)
+    ]
+    ml, ins = "MovieLens", "Insurance"
+    assert column(1, ml, "P5")[3:] == column(2, ml, "P5")[3:]
+    assert (
+        at[1, ml, "P5", "", "O"] == at[8, ml, "soft", "", "O"] != at[9, ml, "classifier", "", "O"]
+    )
+    assert at[1, ml, "PMF", "", "Hit@10"] == at[1, ml, "SimpleX", "", "Hit@10"]
+    assert (
+        at[1, ins, "P5", "", "A"] != at[2, ins, "P5", "", "A"] == at[9, ins, "classifier", "", "A"]
+    )
+    for model in "SASRec", "BERT4Rec":
+        assert at[2, ml, model, "", "Hit@10"] > at[2, ml, "P5", "", "Hit@10"]
+    assert at[2, ml, "SASRec", "", "Hit@3"] > at[2, ml, "P5", "", "Hit@3"]
+    for hidden, k in ("A", 4), ("O", 5):
+        assert column(3, ins, "CFP", hidden) == [*column(1, ins, "P5")[:3], column(1, ins, "P5")[k]]
+        assert column(4, ins, "S-B4", hidden)[:3] == column(2, ins, "BERT4Rec")[:3]
+    assert column(4, ins, "S-B4", "O")[3] == at[2, ins, "BERT4Rec", "", "O"]
+    for hidden in "GAO":
+        assert column(3, ml, "CFP", hidden)[3] == column(4, ml, "CFP", hidden)[3]
+    assert column(5, ml, "C-PMF", "GO")[3] == column(5, ml, "C-PMF", "AO")[3]
+    assert column(10, ml, "P5")[3:] == column(11, ml, "P5")[3:]
+    assert at[10, ins, "P5", "", "Hit@3"] == at[10, ins, "P5", "", "Hit@10"]
+    for table, bare in (12, 10), (13, 11):
+        for data, hidden, k in (ml, "O", 5), (ins, "O", 5), (ins, "A", 4):
+            p5 = column(bare, data, "P5")
+            assert column(table, data, "CFP", hidden) == [*p5[:3], p5[k]]
+    for several, one in ("GO", "G"), ("AO", "A"):
+        assert column(14, ml, "CFP", several)[:3] == column(12, ml, "CFP", one)[:3]
+    assert column(14, ml, "CFP", "GA")[:3] == column(14, ml, "CFP", "GAO")[:3]
+    for several, one in ("AO", "A"), ("AM", "M"), ("MO", "M"), ("AMO", "M"):
+        assert column(15, ins, "CFP", several)[:3] == column(13, ins, "CFP", one)[:3]
+    assert set(published.TITLES) == set(published.TABLES) >= set(published.DOUBTS)
+
+
+# -------------------------------------------------------------------------------------------------
+# Arithmetic
+# -------------------------------------------------------------------------------------------------
+
+
+def test_mean_deviation_and_interval_by_hand():
+    found = summarise([[0.50, 0.40, 0.60], [0.54, 0.44, 0.64]])
+    sd = math.sqrt(2 * 2.0**2 / 1)  # 50 and 54 are 2 away from 52; n - 1 = 1
+    assert found == pytest.approx(Summary(52.0, sd, 42.0 - sd, 62.0 + sd, 2))
+    one = summarise([[0.5, 0.4, 0.6]])
+    assert one[:1] + one[2:] == pytest.approx((50.0, 40.0, 60.0, 1)) and math.isnan(one.sd)
+    assert summarise([]) is None
+    assert report.number(found) == "52.0 ± 2.8" and report.number(one, " +") == "50.0 +"
+
+
+def test_a_leak_is_a_distance_from_one_half():
+    assert distance(Summary(45, 1, 42, 48, 3)) == Summary(5, 1, 2, 8, 3)
+    assert distance(Summary(52, 1, 49, 55, 3)) == Summary(2, 1, 0.0, 5, 3)
+    mean = report.mean_leak([[0.45, 0.42, 0.48], [0.55, 0.49, 0.61]])
+    assert mean == pytest.approx([0.55, 0.51, 0.595])
+
+
+def test_better_and_worse_only_where_intervals_do_not_overlap():
+    at = lambda low, high: Summary((low + high) / 2, 0.0, low, high, 3)
+    assert compare(at(60, 70), at(40, 50), "Hit@10") == 1
+    assert compare(at(40, 50), at(60, 70), "Hit@10") == -1
+    assert compare(at(40, 60), at(60, 70), "Hit@10") == 0  # they touch
+    assert compare(at(49, 52), at(55, 60), "AUC") == 1
+    assert compare(at(49, 52), at(38, 44), "AUC") == 1  # in reverse it is a leak as well
+    assert compare(at(38, 44), at(49, 52), "G") == -1
+    assert compare(at(44, 52), at(45, 60), "AUC") == 0
+
+
+def test_a_claim_is_decided_by_its_comparisons():
+    verdict = lambda *signs: report.decide(signs)[0]
+    assert verdict() == verdict(None) == report.UNTESTED
+    assert verdict(1, 1) == report.HOLDS
+    assert verdict(1, 0) == report.OPEN
+    assert verdict(1, 0, -1) == report.FAILS
+    assert report.decide([1, 0, -1])[1] == "better in 1 of 3 comparisons, the opposite in 1"
+
+
+# -------------------------------------------------------------------------------------------------
+# Hand-made runs
+# -------------------------------------------------------------------------------------------------
+
+
+def interval(value: float, width: float = 0.02) -> dict:
+    return {"value": value, "interval": [value - width, value + width]}
+
+
+def row(hits: tuple, aucs: dict) -> dict:
+    """A row of results.json with intervals of ± 2."""
+    found = {}
+    for k, value in zip((1, 3, 10), hits):
+        found |= {f"hit@{k}": value, f"hit@{k} interval": [value - 0.02, value + 0.02]}
+    found["auc"] = aucs
+    found["auc interval"] = {k: [v - 0.02, v + 0.02] for k, v in aucs.items()}
+    return found
+
+
+def common(seed: int, attrs: list[str]) -> dict:
+    tasks = ["sequential", "direct"]
+    popular = {key: value for key, value in row((0.03, 0.08, 0.2), {}).items() if "auc" not in key}
+    return {
+        "seed": seed,
+        "tasks": tasks,
+        "attrs": attrs,
+        "users": 1200,
+        "candidates": {task: [101, 101] for task in tasks},
+        "prompt candidates": 0,
+        "popularity": {task: popular for task in tasks},
+        "ceiling": {attr: {"auc": [0.9, 0.88, 0.92]} for attr in attrs},
+        "hardware": "hand, 1 thread",
+    }
+
+
+ALL = ["gender", "age", "occupation"]
+
+
+def prompts_results(seed: int, shift: float) -> dict:
+    """A run of train.py with three attributes; `shift` moves every Hit@k and AUC."""
+    tasks = ["sequential", "direct"]
+    aucs = {"gender": 0.80 + shift, "age": 0.70 + shift, "occupation": 0.60 + shift}
+    hidden = {"gender": 0.55 + shift, "age": 0.52, "occupation": 0.47}
+    p5, cfp = (0.22 + shift, 0.31, 0.45), (0.21 + shift, 0.30, 0.43)
+    ways = [["gender"], ["age"], ["occupation"], ["gender", "age"], ALL]
+    return common(seed, ALL) | {
+        "seconds": 600.0 + 60 * seed,
+        "before": {task: row(p5, aucs) for task in tasks},
+        "floor": {task: {attr: 0.04 for attr in ALL} for task in tasks},
+        "ways": [
+            {"attrs": attrs, "how": how, "seconds": 1.0}
+            | {task: row(cfp, aucs | {k: hidden[k] for k in attrs}) for task in tasks}
+            for attrs in ways
+            for how in ("mixer", "concatenation")[: 1 + (len(attrs) > 1)]
+        ],
+    }
+
+
+def filters_results(seed: int, model: str, fair: str) -> dict:
+    tasks = ["sequential", "direct"]
+    rows = [{"model": "popularity", "hidden": [], "floor": {}, "seconds": 0.0}]
+    rows[0] |= {task: common(seed, ALL)["popularity"][task] for task in tasks}
+    bare, hiding = row((0.1, 0.2, 0.5), dict.fromkeys(ALL, 0.9)), row(
+        (0.05, 0.1, 0.3), dict.fromkeys(ALL, 0.6)
+    )
+    for name, attrs, values in (model, [], bare), (fair, ["gender"], hiding):
+        floor = dict.fromkeys(ALL, 0.05)
+        rows.append({"model": name, "hidden": attrs, "floor": floor, "seconds": 1.0})
+        rows[-1] |= {task: values for task in tasks}
+    return common(seed, ALL) | {"seconds": 300.0, "rows": rows}
+
+
+def write_run(folder: Path, job: Job, results: dict | None, **more) -> Path:
+    """A run's folder as the job would have left it."""
+    folder.mkdir(parents=True)
+    config = {"command": [job.script, *job.flags]} | reproduce.settings_of(job) | more
+    (folder / "config.json").write_text(json.dumps(config))
+    if results is not None:
+        (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture()
+def by_hand(tmp_path, monkeypatch):
+    """runs/ with the prompts of two seeds, C-PMF of one and a sweep over lambda."""
+    monkeypatch.chdir(tmp_path)
+    w = World()
+    for seed, shift in (0, 0.0), (1, 0.04):
+        (job,) = reproduce.prompts(w, seed)
+        write_run(tmp_path / "runs" / f"mine-{seed}", job, prompts_results(seed, shift))
+    write_run(
+        tmp_path / "runs" / "pmf", reproduce.filters(w, 0)[0], filters_results(0, "pmf", "c-pmf")
+    )
+    for job, auc, hit in zip(
+        reproduce.sweep(w, 0, "lambda"), (0.8, 0.7, 0.56, 0.51), (0.3, 0.3, 0.2, 0.1)
+    ):
+        results = common(0, ["gender"]) | {"seconds": 120.0, "floor": {}, "before": {}, "after": {}}
+        for task in results["tasks"]:
+            results["before"][task] = row((0.3, 0.4, 0.5), {"gender": 0.8})
+            results["after"][task] = row((hit, 0.4, 0.5), {"gender": auc})
+            results["floor"][task] = {"gender": 0.04}
+        write_run(tmp_path / "runs" / job.name, job, results)
+    for kind, names in ("soft", ["soft prompt"]), (
+        "classifier",
+        ["classifier, sequential prompts"],
+    ):
+        left = {name: {"auc": [0.7, 0.6, 0.8]} for name in names}
+        (tmp_path / "runs" / "mine-0" / f"probe-{kind}-gender.json").write_text(json.dumps(left))
+    return reproduce.gather(w, 3, check=False)
+
+
+def test_a_table_has_the_papers_numbers_beside_the_mean_of_ours(by_hand):
+    e = by_hand.evidence
+    assert e.of(3, "CFP", "G", "AUC").mean == pytest.approx(57.0)  # 55 and 59
+    assert e.of(3, "CFP", "G", "AUC").sd == pytest.approx(math.sqrt(8))
+    # of two attributes: 50 and the mean of 5 and 2, of 9 and 2
+    assert e.of(5, "CFP", "GA", "AUC").mean == pytest.approx((53.5 + 55.5) / 2)
+    # occupation is read in reverse and counts all the same: (5 + 2 + 3) / 3, (9 + 2 + 3) / 3
+    assert e.of(5, "CFP", "GAO", "AUC").mean == pytest.approx((53 + 1 / 3 + 54 + 2 / 3) / 2)
+    assert e.of(5, "CFP", "GO", "AUC") is None
+    text = report.table_markdown(3, e)
+    (cfp,) = [x for x in text.splitlines() if x.startswith("| G | CFP |")]
+    assert cfp.startswith(
+        "| G | CFP | 16.38 | 23.0 ± 2.8 | 35.04 | 30.0 ± 0.0 | 65.82 | 43.0 ± 0.0 | 54.19 |"
+    )
+    assert cfp.endswith("| 54.19 | 57.0 ± 2.8 | 50 ± 4.0 | 90.0 |")
+    # C-PMF: every Hit@k below CFP's, its AUC of 60 within the interval of 57 ± 2 ± 2.8
+    (pmf,) = [x for x in text.splitlines() if x.startswith("| G | C-PMF |")]
+    assert pmf.startswith(
+        "| G | C-PMF | 16.73 | 5.0 - | 34.03 | 10.0 - | 65.32 | 30.0 - | 56.62 | 60.0 |"
+    )
+    assert "Blank of ours: in part or whole not run:" in text and "C-SX hiding G" in text
+    assert "In the paper: CFP's age and occupation columns on Insurance" in text
+    assert "1200 users, the test item among 101 real candidates" in text
+    rows = list(csv.DictReader(io.StringIO(report.table_csv(3, e))))
+    (cell,) = [r for r in rows if (r["model"], r["hidden"], r["metric"]) == ("CFP", "G", "AUC")]
+    sd = math.sqrt(8)
+    assert cell["low"] == f"{55 - sd:.2f}" and cell["high"] == f"{59 + sd:.2f}"
+    assert (cell["paper"], cell["mean"], cell["seeds"], cell["floor"]) == (
+        "54.19",
+        "57.00",
+        "2",
+        "4.00",
+    )
+
+
+def test_tables_of_whole_recommenders(by_hand):
+    text = report.table_markdown(1, by_hand.evidence)
+    lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert lines["| PMF"].startswith(
+        "| PMF | 19.91 | 10.0 - | 38.66 | 20.0 - | 65.69 | 50.0 + | 80.22 | 90.0 - |"
+    )
+    assert lines["| P5"].startswith("| P5 | 20.57 | 24.0 ± 2.8 |")
+    assert lines["| popularity"].startswith("| popularity |  | 3.0")
+    assert lines["| *shuffled labels (floor)*"].count("50 ± 4.0") == 3
+    assert lines["| *raw history (ceiling)*"].count("90.0") == 3
+
+
+def test_all_of_a_figure_is_in_its_file_and_its_picture(by_hand, tmp_path):
+    e = by_hand.evidence
+    points = report.figure_points("8", e)
+    sequential = [(p.x, p.values["AUC"][0]) for p in points if p.task == "sequential"]
+    default = reproduce.settings_of(reproduce.prompts(World(), 0)[0])["cfp"]["lam"]
+    assert sorted(sequential[1:]) == sorted(
+        [(0.1, 0.8), (1, 0.7), (default, 0.55), (10, 0.56), (100, 0.51)]
+    )
+    assert math.isnan(sequential[0][0])  # P5 without a prompt
+    rows = list(csv.DictReader(io.StringIO(report.figure_csv("8", e))))
+    assert any(
+        (r["x"], r["metric"], r["value"], r["low"]) == ("0.1", "AUC", "80.00", "78.00")
+        for r in rows
+    )
+    pytest.importorskip("matplotlib")
+    for name in "3", "8", "trade-off":
+        report.draw(name, e, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(InputError, match="figure 10: there is nothing to draw yet"):
+        report.draw("10", e, tmp_path / "10.png")
+
+
+def test_claims_follow_the_rows(by_hand):
+    found = {words: rule(by_hand.evidence) for _, words, rule in report.CLAIMS}
+    assert found["a larger lambda is fairer"][0] == report.HOLDS
+    assert found["a larger lambda recommends worse"][0] == report.HOLDS
+    assert "Hit@1 30.0 [28.0, 32.0] at 0.1, 10.0 [8.0, 12.0] at 100" in str(found)
+    assert found["a longer prefix is less fair"][0] == report.UNTESTED
+    assert (
+        found["P5 recommends better than every other model, matching and sequential"][0]
+        == report.FAILS
+    )
+    # PMF's Hit@10 of 50 [48, 52] is above P5's 45 [43, 47]; in the other two it is below
+    assert "better in 2 of 3 comparisons, the opposite in 1" in str(found)
+    assert found["CFP recommends better than every fair baseline"][0] == report.HOLDS
+    assert found["CFP hides an attribute better than every fair baseline"][0] == report.OPEN
+    assert found[
+        "behind a CFP trained against a soft probing prompt such a prompt reads nothing, a classifier "
+        "does"
+    ] == (report.UNTESTED, "")
+    assert found["soft probing prompts read attributes off P5"][0] == report.HOLDS
+
+
+def test_results_are_the_same_bytes_each_time(by_hand, tmp_path):
+    text = reproduce.results_markdown()
+    reproduce.main(["results"])
+    first = (tmp_path / "RESULTS.md").read_bytes()
+    reproduce.main(["results"])
+    assert (tmp_path / "RESULTS.md").read_bytes() == first == text.encode()
+    command = "train.py --data toy --attr gender,age,occupation --backbone tiny"
+    assert f"| `{command}` | 0, 1 | 10.0, 11.0 | hand, 1 thread |" in text
+    assert "## toy world, tiny" in text and "**Table 3:" in text and "**Figure 8:" in text
+    assert "**Table 10:" not in text and "**Figure 10:" not in text  # no run, no table
+    assert str(tmp_path) not in text
+
+
+def test_no_runs_no_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no finished run"):
+        reproduce.main(["results"])
+    assert not (tmp_path / "RESULTS.md").exists()
+    e = reproduce.gather(World(), 2, check=False).evidence
+    assert "Ours: not run." in report.table_markdown(4, e)
+    assert {verdict for _, _, rule in report.CLAIMS for verdict in rule(e)[:1]} == {report.UNTESTED}
+
+
+# -------------------------------------------------------------------------------------------------
+# The plan
+# -------------------------------------------------------------------------------------------------
+
+
+def test_every_table_and_figure_has_its_runs():
+    assert {f"table {n}" for n in range(1, 16)} | {f"figure {n}" for n in report.FIGURES} == set(
+        NEEDS
+    )
+    for data in DATA:
+        w = World(data, Path("somewhere"))
+        jobs = jobs_of(reproduce.everything(w), w, 2)
+        names = [job.name for job in jobs]
+        assert len(set(names)) == len(names)
+        for job in jobs:
+            assert not job.on or names.index(job.on) < names.index(job.name)
+            if not job.leaves:
+                assert reproduce.settings_of(job)["data"] == data
+    wide = jobs_of(["table 4"], World(), 3)
+    assert {job.seed for job in wide} == {0, 1, 2}
+    assert {job.seed for job in jobs_of(["figure trade-off"], World(), 3)} == {0}
+    lengths = [
+        job.setting for job in jobs_of(["figure 6"], World(), 1) if job.group == "prefix length"
+    ]
+    assert lengths == [5, 10, 15, 30]
+    lams = [job.setting for job in jobs_of(["figure 8"], World(), 1) if job.group == "lambda"]
+    assert lams == [0.1, 1, 10, 100]
+
+
+def planned(name: str, takes: float, *after: str) -> Planned:
+    return Planned(Job(name, "", "", "", (), 0), None, takes, after)
+
+
+def test_how_long_a_plan_takes():
+    apart = [planned("a", 3), planned("b", 2), planned("c", 2)]
+    assert duration(apart, 1) == 7 and duration(apart, 2) == 4 and duration(apart, 3) == 3
+    chain = [planned("a", 3), planned("b", 2, "a"), planned("c", 4)]
+    assert duration(chain, 2) == 5 and duration(chain, 1) == 9
+    assert duration([planned("a", math.nan), planned("b", 2)], 1) == 2
+    assert duration([], 2) == 0
+
+
+def test_finished_runs_set_the_time_of_others_like_them(by_hand, monkeypatch):
+    monkeypatch.setattr(
+        reproduce, "find", lambda job, every, jobs, check=True: find(job, every, jobs, False)
+    )
+    w = World()
+    jobs = jobs_of(["table 4", "figure 6", "figure 8"], w, 3)
+    known = {p.job.name: p for p in plan(jobs, w)}
+    assert known["toy-gender+age+occupation-seed0"].minutes == 0.0
+    assert known["toy-gender+age+occupation-seed2"].minutes == pytest.approx(10.5)  # 10 and 11 were
+    assert known["toy-gender-prefix-len5-seed0"].minutes == pytest.approx(2.0)
+    assert known["toy-gender-prefix-len5-seed0"].after == ()  # its backbone is there
+    s_sas = known["toy-s-sas-gender-seed0"], known["toy-s-sas-age-seed0"]
+    literal = reproduce.MINUTES["toy"]
+    assert s_sas[0].minutes == literal["s-sas and sasrec"]
+    assert s_sas[1].minutes == literal["s-sas"] and s_sas[1].after == ("toy-s-sas-gender-seed0",)
+    text = reproduce.show_plan(list(known.values()), ["table 4"], w, 2)
+    assert "is in runs/mine-0" in text and "2 at a time" in text
+
+
+def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (job,), (other,) = reproduce.prompts(World(), 0), reproduce.prompts(World(), 1)
+    write_run(tmp_path / "runs" / "here", job, None)
+    assert find(job, scan(), {}, check=False).folder == Path("runs/here")
+    assert not find(job, scan(), {}, check=False).finished
+    assert find(other, scan(), {}, check=False) is None
+    short = reproduce.sweep(World(), 0, "prefix length")[0]
+    assert find(short, scan(), {}, check=False) is None
+    # nor is one whose data have changed, or which cannot go on with this torch
+    (tmp_path / "runs" / "here" / "results.json").write_text("{}")
+    assert find(job, scan(), {}) is None
+    world = reproduce.data_of("toy", None, 0, 1200, "gender")
+    config = json.loads((tmp_path / "runs" / "here" / "config.json").read_text())
+    config["data fingerprint"] = world
+    (tmp_path / "runs" / "here" / "config.json").write_text(json.dumps(config))
+    assert find(job, scan(), {}).finished
+    (tmp_path / "runs" / "here" / "results.json").unlink()
+    assert find(job, scan(), {}) is None
+
+
+def test_a_readers_own_run_is_recognised(tmp_path, monkeypatch):
+    """The same settings in another order, with a default spelt out, in a folder of another name."""
+    monkeypatch.chdir(tmp_path)
+    job = reproduce.sweep(World(), 0, "lambda")[1]  # lambda 1
+    folder = write_run(tmp_path / "runs" / "by-hand", job, {})
+    config = json.loads((folder / "config.json").read_text())
+    config["command"] = "train.py --lam 1.0 --attr gender --epochs 65 --out runs/by-hand".split()
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find(job, scan(), {}, check=False).folder == Path("runs/by-hand")
+
+
+# -------------------------------------------------------------------------------------------------
+# Running
+# -------------------------------------------------------------------------------------------------
+
+# In place of train.py: leaves what a run leaves, dies half-way or has something to complain of.
+STAND_IN = """
+import json, pathlib, sys, time
+flag = "--resume" if "--resume" in sys.argv else "--out"
+folder = pathlib.Path(sys.argv[sys.argv.index(flag) + 1])
+what = json.loads((pathlib.Path(__file__).parent / "what.json").read_text())[folder.name]
+with (pathlib.Path(__file__).parent / "log").open("a") as log:
+    log.write(f"{flag} {folder.name}\\n")
+(folder / "config.json").write_text(json.dumps(what["config"]))
+if what["does"] == "complains":
+    sys.exit("error: no luck today")
+if what["does"] == "dies" and flag == "--out":
+    time.sleep(60)
+(folder / "results.json").write_text(json.dumps({"seconds": 1.0}))
+"""
+
+
+@pytest.fixture()
+def stand_in(tmp_path, monkeypatch):
+    """A function that has runs of lambda 0.1, 1, 10, 100 end as told; and the log of what was started."""
+    monkeypatch.chdir(tmp_path)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "train.py").write_text(STAND_IN)
+    monkeypatch.setattr(reproduce, "HERE", scripts)
+    jobs = reproduce.sweep(World(device="cpu"), 0, "lambda")
+    more = {"torch": reproduce.torch.__version__, "device": "cpu"}
+    more["data fingerprint"] = reproduce.data_of("toy", None, 0, 1200, "gender")
+
+    def prepare(*does: str) -> list[Planned]:
+        what = {}
+        for job, doing in zip(jobs, does):
+            config = {"command": [job.script, *job.flags]} | reproduce.settings_of(job) | more
+            what[job.name] = {"does": doing, "config": config}
+        (scripts / "what.json").write_text(json.dumps(what))
+        return plan(jobs[: len(does)], World(device="cpu"))
+
+    return prepare, scripts / "log"
+
+
+def test_what_is_there_is_not_run_again(stand_in, capsys):
+    prepare, log = stand_in
+    first = prepare("works", "works", "works")
+    assert [p.after for p in first] == [(), (first[0].job.name,), (first[0].job.name,)]  # its P5
+    assert reproduce.carry_out(first, 2) == {}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "run 1 of 3 begins: toy-gender-lam0.1-seed0, about 4.0 min; 6:42 left"
+    )
+    assert sum("  done: " in line for line in said) == 3 and len(log.read_text().split()) == 6
+    again = prepare("works", "works", "works")
+    assert all(p.finished and p.minutes == 0 for p in again)
+    assert reproduce.carry_out(again, 2) == {} and len(log.read_text().split()) == 6
+
+
+def test_a_killed_one_is_gone_on_with(stand_in, tmp_path):
+    prepare, log = stand_in
+    prepare("dies")
+    command = "import reproduce; from reproduce import *; from pathlib import Path;"
+    command += f"reproduce.HERE = Path({str(tmp_path / 'scripts')!r}); w = World(device='cpu');"
+    command += "print('begins', flush=True); carry_out(plan(sweep(w, 0, 'lambda')[:1], w), 1)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    begun = subprocess.Popen(
+        [sys.executable, "-c", command], env=environment, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "config.json").exists():
+        assert begun.poll() is None, begun.stderr.read()
+        time.sleep(0.05)
+    begun.send_signal(signal.SIGINT)  # passed on, and waited for
+    begun.wait(timeout=20)
+    assert not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "results.json").exists()
+    (left,) = prepare("dies")
+    assert left.found is not None and not left.finished
+    assert reproduce.carry_out([left], 1) == {}
+    assert log.read_text().split() == ["--out", left.job.name, "--resume", left.job.name]
+
+
+def test_one_that_fails_stops_only_what_needs_it(stand_in, capsys):
+    prepare, log = stand_in
+    planned = prepare("works", "complains", "works")
+    reproduce.carry_out(planned[:1], 1)
+    failed = reproduce.carry_out(prepare("works", "complains", "works"), 1)
+    assert failed == {"toy-gender-lam1-seed0": "error: no luck today"}
+    assert prepare("works", "works", "works")[2].finished
+    needs = Planned(
+        Job("needs it", "", "", "train.py", (), 0), None, 1.0, ("toy-gender-lam1-seed0",)
+    )
+    failed = reproduce.carry_out([*prepare("works", "complains", "works"), needs], 1)
+    assert failed["needs it"] == "needs toy-gender-lam1-seed0"
+
+
+def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
+    folder = tmp_path / "held"
+    folder.mkdir()
+    assert not reproduce.in_use(folder)
+    held = reproduce.lock(folder)
+    assert reproduce.in_use(folder)
+    held.close()
+    assert not reproduce.in_use(folder)
+
+
+@pytest.mark.slow
+def test_a_miniature_of_everything(tmp_path):
+    """Killed after its first runs and begun again: every table and figure is there, nothing ran twice."""
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, str(ROOT / "reproduce.py"), "all", "--quick"]
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    done = 0
+    while done < 2:
+        line = first.stdout.readline()
+        assert line, "it ended early"
+        done += line.startswith("  done: ")
+    first.kill()
+    first.wait()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/results.json")}
+    assert len(finished) >= 2
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3600)
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    commands = [
+        json.loads(path.read_text())["command"] for path in tmp_path.glob("runs/*/config.json")
+    ]
+    kept = [[f for f in command if "quick" not in f] for command in commands]
+    assert len({tuple(command) for command in kept}) == len(kept)
+    out = tmp_path / "runs" / "reproduce-quick" / "toy"
+    for name in NEEDS:
+        path = out / name.replace(" ", "-")
+        for ending in (".md", ".csv") + ((".png",) if name.startswith("figure") else ()):
+            assert path.with_suffix(ending).stat().st_size > 100, path
+    for n in range(1, 16):
+        text = (out / f"table-{n}.md").read_text()
+        assert "Ours: not run" not in text
+        assert "Blank of ours" not in text or n in (6, 15), text
+    third = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert third.returncode == 0 and "0 to do" in third.stdout
+    # miniatures are no results
+    results = subprocess.run(
+        [*command[:2], "results"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert results.returncode == 2 and "no finished run" in results.stderr
+
+
+# -------------------------------------------------------------------------------------------------
+# Mistakes
+# -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("table 16", "table 16: there is table 1 to 15"),
+        ("table", "table: there is table 1 to 15"),
+        ("figure 4", "figure 4: the figures with results are 3, 6, 7, 8, 9, 10, trade-off"),
+        ("picture 3", "picture 3: there is table"),
+        ("table 5 --data insurance --data-dir .", "table 5 is not about insurance"),
+        ("table 6 --data ml-1m", "table 6 is not about ml-1m"),
+        ("table 3 --data insurance", "--data insurance needs --data-dir"),
+        (
+            "table 3 --data ml-100k --data-dir nowhere",
+            "--data-dir nowhere: there is no such folder",
+        ),
+        (
+            "table 4 --backbone tiny-llama",
+            "is a Llama, table 4 is not; the same of a Llama is table 13",
+        ),
+        ("table 12 --backbone tiny", "is a T5, table 12 is not; the same of a T5 is table 3"),
+        ("figure 8 --backbone tiny-llama", "the figures are about a T5"),
+        (
+            "table 4 --backbone t5-tremendous",
+            "--backbone t5-tremendous: neither a folder nor one of",
+        ),
+        ("all --quick --data ml-1m", "--quick is for the toy world"),
+        ("paper --device tpu", "--device tpu: not to be had here"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: reproduce.main(arguments.split()))
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_matplotlib_a_figure_is_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "can_draw", lambda: False)
+    with pytest.raises(InputError, match="matplotlib, which is not installed"):
+        reproduce.main(["figure", "8", "--dry-run"])
+
+
+def test_the_papers_set_up_is_worked_out(capsys, monkeypatch):
+    """The published models' weights; the rest on models of two layers, which is the same arithmetic."""
+    with reproduce.torch.device("meta"):
+        weights = {
+            name: sum(param.numel() for param in reproduce.step_of(name, 1)[0].parameters())
+            for name in reproduce.SHAPES
+        }
+    assert weights == {"t5-base": 222903552, "open_llama_3b": 3426473600}
+    small = {
+        "t5-base": reproduce.T5Config(1000, 768, 64, 3072, 2, 2, 12),
+        "open_llama_3b": reproduce.LlamaConfig(1000, 320, 864, 2, 4, 4, 80),
+    }
+    monkeypatch.setattr(reproduce, "SHAPES", small)
+    monkeypatch.setattr(reproduce, "PROMPT_TOKENS", {"sequential": 40, "direct": 60})
+    reproduce.main(["paper", "--tflops", "50"])
+    text = capsys.readouterr().out
+    assert "24 runs per attribute" in text and "at 50 TFLOP/s, as given" in text
+    # 6040 // 16 batches, 2 epochs, T of 10 and of 20, 1/20 more for lines 10-12, 12 points each, 3 attributes
+    assert "ml-1m, three attributes: 72 runs, 855,036 steps" in text
+    cost = reproduce.cost_of_step("t5-base", 40)
+    encoder = 2 * (4 * 768 * 768 + 2 * 768 * 3072)
+    # 2 for each weight and token, as much again for the gradient of what it is fed; the answer is short
+    assert 1.0 < cost.flop / (4 * encoder * 16 * 40) < 1.5
+    assert (
+        f"a step of the prefix: {(cost.flop + reproduce.cost_of_step('t5-base', 60).flop) / 1e12:.2f}"
+        in text
+    )
+    commands = reproduce.paper_commands("gender")
+    assert len(set(commands)) == 24
+    for command in commands:
+        assert reproduce.parsed("train.py", tuple(command.split())) is not None
