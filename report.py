@@ -25,7 +25,7 @@ PROBES = {7: "manual", 8: "soft", 9: "classifier"}
 
 # What differs from the paper's protocol, beside what the runs' own files say.
 PROTOCOL = {
-    "toy": "an embedded world in place of MovieLens-1M: the paper's numbers are for orientation",
+    "toy": "an embedded world in place of real people: the paper's numbers are for orientation",
     "ml-100k": "MovieLens-100K in place of MovieLens-1M: the paper's numbers are for orientation",
     "ml-1m": "ratings as in the file at hand; the paper's release draws negatives from 1 to 6040, of which "
     "more than a third name no movie, and has 15 occupations where the text has 21",
@@ -179,7 +179,13 @@ class Evidence(NamedTuple):
         return summarise(f[read]["auc"] for f in files if read in f)
 
     def bounds(self, table: int, hidden: str) -> tuple[float, float] | None:
-        """(floor, ceiling) in percent of the attacks on P5's own states, means over seeds and `hidden`."""
+        """(floor, ceiling) in percent of the attacks on P5's own states, means over seeds and `hidden`.
+
+        A probe has a floor of its own, which nobody has measured: NaN.
+        """
+        if table in PROBES:
+            known = self.bounds(2, hidden)
+            return None if known is None else (math.nan, known[1])
         rows = self.llama_rows if table in LLAMA else self.rows
         rows = [r for r in rows if (r.model, r.hidden, r.task) == ("P5", "", TASK[table])]
         rows = [row for row in rows if all(k in row.floor for k in hidden)]
@@ -215,6 +221,17 @@ def mean_leak(aucs: list[list[float]]) -> list[float]:
 # -------------------------------------------------------------------------------------------------
 # Tables
 # -------------------------------------------------------------------------------------------------
+
+
+SHOWN = {  # what a row of tables 7 to 9 is called
+    "with": "with interactions; ours asks in context",
+    "without": "without interactions; ours asks in context",
+    "direct, with interactions": "with interactions, asked directly",
+    "direct, without interactions": "without interactions, asked directly",
+    "soft": "soft probing prompt",
+    "classifier": "classifier; ours on sequential prompts",
+    "classifier, direct prompts": "classifier on direct prompts",
+}
 
 
 class Entry(NamedTuple):
@@ -284,7 +301,7 @@ def table_markdown(table: int, e: Evidence) -> str:
     lines += [line(heads), line(["---"] * len(heads))]
     better = reference(table)
     for (hidden, model), row in by_row.items():
-        cells = ([hidden] if hides else []) + [model]
+        cells = ([hidden] if hides else []) + [SHOWN.get(model, model)]
         for metric in metrics:
             entry = row.get(metric)
             paper = "" if entry is None or entry.paper is None else f"{entry.paper:.2f}"
@@ -296,9 +313,9 @@ def table_markdown(table: int, e: Evidence) -> str:
             bounds = e.bounds(table, hidden)
             cells += ["", ""] if bounds is None else [f"50 ± {bounds[0]:.1f}", f"{bounds[1]:.1f}"]
         lines.append(line(cells))
-    bounds = {k: e.bounds(table if table not in PROBES else 2, k) for k in alone}
+    bounds = {k: e.bounds(table, k) for k in alone}
     for place, name in enumerate(("*shuffled labels (floor)*", "*raw history (ceiling)*")):
-        if any(bounds.values()):
+        if any(b is not None and not math.isnan(b[place]) for b in bounds.values()):
             cells = [name]
             for metric in metrics:
                 b = bounds.get(metric)
@@ -323,22 +340,25 @@ def mark_of(entry: Entry, by_row: dict, better: str) -> str:
 def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
     """The lines under a table: what is blank, how ours was measured, what is odd in the paper's."""
     lines = []
-    missing = sorted({(x.hidden, x.model) for x in found if x.paper is not None and x.ours is None})
-    if any(x.ours for x in found) and missing:
-        names = ", ".join(
-            f"{model}{f' hiding {hidden}' if hidden else ''}" for hidden, model in missing
-        )
-        has = "" if e.data == "insurance" else f"; {e.data} has no marital status"
-        lines.append(f"Blank of ours: in part or whole not run: {names}{has}.")
+    blank = [x for x in found if x.paper is not None and x.ours is None]
+    unheard = [x for x in blank if "M" in (*x.hidden, x.metric) and e.data != "insurance"]
+    rest = dict.fromkeys((x.model, x.hidden) for x in blank if x not in unheard)
     if not any(x.ours for x in found):
         lines.append("Ours: not run.")
+    elif unheard:
+        lines.append(f"Blank: {NAMES.get(e.data, e.data)} has no marital status (M).")
+    if rest and any(x.ours for x in found):
+        names = ", ".join(
+            f"{model}{f' hiding {hidden}' if hidden else ''}" for model, hidden in rest
+        )
+        lines.append(f"Blank: not run, in part or whole: {names}.")
     seeds = sorted({x.ours.n for x in found if x.ours})
     if seeds:
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         mark = reference(table)
         lines.append(
-            f"Ours: mean ± standard deviation over seeds ({many}); 50 ± is how far from 50 shuffled labels "
-            "get."
+            f"Ours: mean ± standard deviation over seeds ({many})"
+            + ("." if table in PROBES else "; 50 ± is how far from 50 shuffled labels get.")
             + (
                 f" + better, - worse than {mark}, where the intervals do not overlap."
                 if mark
@@ -385,7 +405,7 @@ def table_csv(table: int, e: Evidence) -> str:
     writer.writerow("table model hidden metric paper mean sd low high seeds floor ceiling".split())
     for entry in entries(table, e):
         about = entry.hidden if entry.metric == "AUC" else entry.metric
-        bounds = None if entry.metric in HITS else e.bounds(2 if table in PROBES else table, about)
+        bounds = None if entry.metric in HITS else e.bounds(table, about)
         writer.writerow(
             [
                 table,
@@ -440,7 +460,7 @@ def figure_points(name: str, e: Evidence) -> list[Point]:
     for table, kind in PROBES.items():
         model = {7: "with", 8: "soft", 9: "classifier"}[table]
         for k, attr in LETTERS.items():
-            ours, bounds = e.of(table, model, "", k), e.bounds(2, k)
+            ours, bounds = e.of(table, model, "", k), e.bounds(table, k)
             if ours is not None:
                 auc = [v / 100 for v in (ours.mean, ours.low, ours.high)]
                 around = (math.nan, math.nan) if bounds is None else [b / 100 for b in bounds]
@@ -513,7 +533,7 @@ def percent(values: list[float]) -> tuple[float, list[list[float]]]:
     return value, [[max(value - low, 0)], [max(high - value, 0)]]
 
 
-COLOURS = ["#1f5fa8", "#d1732a", "#3a8f4d", "#8a4fa3", "#8c8c8c"]  # also told apart by markers
+COLOURS = ["#1f5fa8", "#d1732a", "#3a8f4d", "#8a4fa3", "#b0344d"]  # also told apart by markers
 MARKERS = ["o", "s", "^", "D", "v"]
 
 
@@ -568,11 +588,9 @@ def draw_probes(plt, name: str, e: Evidence):
     axes.axhline(50, color="black", lw=0.8)
     axes.set_xticks(range(len(attrs)), [LETTERS[k] for k in attrs])
     axes.set_ylabel("AUC (%), 50 is chance")
-    axes.set_title(
-        f"What is read off P5: {about(e)}; bars' ends: 95% over users", fontsize="medium"
-    )
-    axes.legend(fontsize="small", ncols=2)
-    axes.margins(y=0.2)
+    title = f"What each probe reads off P5: {about(e)}, seed 0, 95% intervals over users"
+    axes.set_title(title, fontsize="medium")
+    figure.legend(fontsize="small", ncols=5, loc="outside lower center")
     return figure
 
 
@@ -613,8 +631,7 @@ def draw_sweep(plt, name: str, e: Evidence):
         axes.set_ylabel(what)
         axes.grid(alpha=0.3, lw=0.6)
         axes.margins(y=0.12)
-    both[1].legend(fontsize="x-small", ncols=2)
-    both[0].legend(fontsize="x-small")
+    figure.legend(*both[1].get_legend_handles_labels(), ncols=6, loc="outside lower center")
     figure.suptitle(f"{about(e)}, seed 0, 95% intervals over users", fontsize="medium")
     return figure
 
@@ -631,25 +648,38 @@ def draw_soft(plt, name: str, e: Evidence):
         x = [p.x + 0.35 * (place - 1) for p in curve]
         style = dict(color=COLOURS[place], marker=MARKERS[place], capsize=3, lw=1.6, ms=6)
         axes.errorbar(x, [value for value, _ in values], ends, label=series, **style)
-    bounds_of(axes, points)
+    letter = "M" if e.data == "insurance" else "G"
+    for place, (table, name) in enumerate(((8, "soft"), (9, "classifier"))):
+        bare = e.of(table, name, "", letter)
+        if bare is not None:
+            label = (
+                f"{'classifier, sequential prompts' if place else 'soft probing prompt'}, P5 alone"
+            )
+            axes.axhline(bare.mean, color=COLOURS[place], ls="--", lw=1, label=label)
+    axes.axhline(50, color="black", lw=0.8)
     ticks = sorted({p.x for p in points})
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set_xlabel("prefix length (tokens)")
-    axes.set_ylabel("AUC (%), 50 is chance")
-    axes.set_title(f"CFP against a soft probing prompt: {about(e)}, seed 0", fontsize="medium")
+    axes.set_ylabel(f"AUC of {LETTERS[letter]} (%), 50 is chance")
+    title = (
+        f"Read through a CFP that was trained against a soft probing prompt:\n{about(e)}, seed 0, "
+    )
+    axes.set_title(title + "95% intervals over tested users", fontsize="medium")
     axes.grid(alpha=0.3, lw=0.6)
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", ncols=2, loc="outside lower center")
     return figure
 
 
 def draw_trade_off(plt, name: str, e: Evidence):
     """Ours: Hit@10 against the strongest attacker's AUC over lambda, each fair model a curve."""
     points = figure_points(name, e)
-    figure, both = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    figure, both = plt.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
+    shown = "marital status" if e.data == "insurance" else "gender"
     order = ["CFP", "C-PMF", "C-SX", "S-SAS", "S-B4"]
+    rank = ["P5", "CFP", "LEACE", *(name for fair in order[1:] for name in (UNFAIR[fair], fair))]
     for axes, task in zip(both, ("sequential", "direct")):
         some = [p for p in points if p.task == task]
-        for series in dict.fromkeys(p.series for p in some):
+        for series in sorted({p.series for p in some}, key=rank.index):
             base = {v: k for k, v in UNFAIR.items()}.get(series, series)
             place = order.index(base) if base in order else 0
             curve = sorted(
@@ -659,7 +689,7 @@ def draw_trade_off(plt, name: str, e: Evidence):
             y = [percent(p.values["Hit@10"]) for p in curve]
             ends = lambda found: [[end[side][0] for _, end in found] for side in (0, 1)]
             swept = not any(math.isnan(p.x) for p in curve)
-            face = COLOURS[place] if swept else "white"
+            face = COLOURS[place] if swept or series == "LEACE" else "white"
             marker = "*" if series == "LEACE" else MARKERS[place]
             axes.errorbar(
                 [v for v, _ in x],
@@ -670,15 +700,17 @@ def draw_trade_off(plt, name: str, e: Evidence):
                 color=COLOURS[place],
                 marker=marker,
                 mfc=face,
-                ms=13 if series == "LEACE" else 7,
+                ms=14 if series == "LEACE" else 7,
                 lw=1.5 if swept else 0,
                 elinewidth=0.7,
                 alpha=0.9,
             )
             for p, (at_x, _), (at_y, _) in zip(curve, x, y):
                 if swept:
-                    place_at = dict(xytext=(5, 5), textcoords="offset points", fontsize="x-small")
-                    axes.annotate(f"λ {p.x:g}", (at_x, at_y), color=COLOURS[place], **place_at)
+                    place_at = dict(xytext=(-4, 5), textcoords="offset points", fontsize="x-small")
+                    axes.annotate(
+                        f"λ {p.x:g}", (at_x, at_y), color=COLOURS[place], ha="right", **place_at
+                    )
         floors = [100 * p.floor for p in some if not math.isnan(p.floor)]
         if floors:
             reach = statistics.fmean(floors)
@@ -689,11 +721,9 @@ def draw_trade_off(plt, name: str, e: Evidence):
         axes.set_ylabel("Hit@10 (%)")
         axes.set_title(f"{task} recommendation", fontsize="medium")
         axes.grid(alpha=0.3, lw=0.6)
-        axes.legend(fontsize="x-small", ncols=2)
-    title = (
-        f"{about(e)}, seed 0, 95% intervals over users; hollow: nothing hidden; upper left is best"
-    )
-    figure.suptitle(title, fontsize="medium")
+        axes.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    title = f"{about(e)}, {shown}, seed 0, 95% intervals over users; hollow: nothing hidden; "
+    figure.suptitle(title + "better is higher and nearer to 50", fontsize="medium")
     return figure
 
 
@@ -719,12 +749,18 @@ def decide(signs: Iterable[int | None], better: str = "better") -> Verdict:
     return verdict, found
 
 
+def about_these(tables: Iterable[int], e: Evidence) -> list[int]:
+    """Those of the tables in which the paper has numbers for this data set, or what it stands in for."""
+    half = half_of(e.data)
+    return [n for n in tables if any(cell.data == half for cell in published.cells(n))]
+
+
 def against(
     e: Evidence, tables: Iterable[int], ours: str, metrics: Iterable[str]
 ) -> list[int | None]:
     """`ours` compared with every other model of the paper's tables in these metrics."""
     signs = []
-    for table in tables:
+    for table in about_these(tables, e):
         found = {(x.model, x.hidden, x.metric): x for x in entries(table, e) if x.paper is not None}
         for (model, hidden, metric), entry in found.items():
             own = found.get((ours, hidden, metric))
@@ -785,7 +821,7 @@ def cfp_costs_least(e: Evidence) -> Verdict:
 def mixture_works(e: Evidence) -> Verdict:
     """Holds where every choice's mean AUC is at most 55, the paper's 54.22 rounded up, with 90% of Hit@10."""
     signs, shown = [], []
-    for table in (5, 6):
+    for table in about_these((5, 6), e):
         for x in entries(table, e):
             share = kept(e, table, "CFP", x.hidden)
             if (x.model, x.metric) == ("CFP", "AUC") and x.ours and share:
@@ -827,13 +863,19 @@ def swept(
     return rule
 
 
+def reads(auc: Summary) -> int:
+    """1 where an AUC's interval leaves 50 out, -1 where it has 50 in it and ends within 10 of it, else 0."""
+    if not auc.low <= 50 <= auc.high:
+        return 1
+    return -1 if max(50 - auc.low, auc.high - 50) <= 10 else 0
+
+
 def soft_is_weaker(e: Evidence) -> Verdict:
-    """Holds where at every length the soft probe's interval has 50 in it and the classifier's has not."""
+    """Holds where at every length the soft probe reads nothing and the classifier reads something."""
     signs = []
     for p in e.points.get("soft discriminator", []):
-        _, low, high = p.values["AUC"]
-        chance = low <= 0.5 <= high
-        signs.append(1 if chance == p.series.startswith("soft") else -1)
+        found = reads(summarise([p.values["AUC"]]))
+        signs.append(-found if p.series.startswith("soft") else found)
     return decide(signs, "as said")
 
 
@@ -846,15 +888,14 @@ def soft_longer_is_fairer(e: Evidence) -> Verdict:
     return verdict, f"classifier {first.mean:.1f} at 5, {last.mean:.1f} at 30"
 
 
-def probes_read(table: int, model: str, reads: bool) -> Callable[[Evidence], Verdict]:
-    """The rule of a claim about a probe: every attribute's interval is beyond 50, or (not `reads`) has it."""
+def probes_read(table: int, model: str, sign: int) -> Callable[[Evidence], Verdict]:
+    """The rule of a claim that a probe reads every attribute (1) or none (-1)."""
 
     def rule(e: Evidence) -> Verdict:
-        found = [e.of(table, model, "", k) for k in LETTERS]
-        some = [x for x in found if x is not None]
-        signs = [1 if (x.low > 50 or x.high < 50) == reads else -1 for x in some]
-        verdict, words = decide(signs, "as said")
-        return verdict, words + (": " + ", ".join(f"{x.mean:.1f}" for x in some) if some else "")
+        found = [x for k in LETTERS if (x := e.of(table, model, "", k)) is not None]
+        verdict, words = decide([sign * reads(x) for x in found], "as said")
+        shown = ", ".join(f"{x.mean:.1f} [{x.low:.1f}, {x.high:.1f}]" for x in found)
+        return verdict, f"{words}: {shown}" if found else ""
 
     return rule
 
@@ -882,9 +923,9 @@ CLAIMS: list[tuple[str, str, Callable[[Evidence], Verdict]]] = [
         soft_is_weaker,
     ),
     ("6", "against a soft probing prompt longer CFPs remove more", soft_longer_is_fairer),
-    ("3, A.1", "manually designed prompts read nothing", probes_read(7, "with", False)),
-    ("3, A.2", "soft probing prompts read attributes off P5", probes_read(8, "soft", True)),
-    ("3, A.3", "a classifier reads attributes off P5", probes_read(9, "classifier", True)),
+    ("3, A.1", "manually designed prompts read nothing", probes_read(7, "with", -1)),
+    ("3, A.2", "soft probing prompts read attributes off P5", probes_read(8, "soft", 1)),
+    ("3, A.3", "a classifier reads attributes off P5", probes_read(9, "classifier", 1)),
 ]
 
 

@@ -20,6 +20,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -137,13 +138,13 @@ def run_of(w: World, script: str, kind: str, group: str, seed: int, name: str, f
     """A Job that is a run of its own; `flags` and `name` are what tells it from others of `w`."""
     about = ["--data", w.data, *(["--data-dir", str(w.data_dir)] if w.data_dir else [])]
     about += ["--device", w.device, "--seed", str(seed)]
-    small = MINIATURE[script] if w.quick else ""
-    small = small.replace("--prefix-len 4", "") if "--prefix-len" in flags else small
-    if w.quick and "," not in flags.split("--attr ")[1].split()[0]:
-        small = small.replace("--mixer-epochs 1", "")
+    small = shlex.split(MINIATURE[script]) if w.quick else []
+    several = "," in flags.split("--attr ")[1].split()[0]
+    for flag in ["--prefix-len"] * ("--prefix-len" in flags) + ["--mixer-epochs"] * (not several):
+        if flag in small:
+            del small[small.index(flag) : small.index(flag) + 2]
     name = f"{'quick-' if w.quick else ''}{w.data}-{name}-seed{seed}"
-    all_flags = (*about, *flags.split(), *small.split())
-    return Job(name, kind, group, script, all_flags, seed, **more)
+    return Job(name, kind, group, script, (*about, *shlex.split(flags), *small), seed, **more)
 
 
 def measurement(on: Job, script: str, kind: str, group: str, flags: str, leaves: str) -> Job:
@@ -156,7 +157,7 @@ def measurement(on: Job, script: str, kind: str, group: str, flags: str, leaves:
 def prompts(w: World, seed: int, llama: bool = False) -> list[Job]:
     """P5, a prompt for each attribute and the mixer; on Insurance P5's gender AUC needs a run of its own."""
     backbone, group = (w.llama, "llama prompts") if llama else (w.backbone, "prompts")
-    on = f" --backbone {backbone}"
+    on = f" --backbone {shlex.quote(backbone)}"
     tag = "" if backbone == "tiny" else f"-{Path(backbone).name}"
     kind = "prompts of a Llama" if llama else "prompts"
     args = w, "train.py", kind, group, seed, f"{'+'.join(w.attrs)}{tag}"
@@ -218,7 +219,7 @@ def sweep(w: World, seed: int, group: str) -> list[Job]:
         SWEPT.get(w.data, "gender"),
         {"prefix length": "prefix-len", "lambda": "lam"}[group],
     )
-    found, on = [], f" --backbone {w.backbone}"
+    found, on = [], f" --backbone {shlex.quote(w.backbone)}"
     for x in PREFIX_LENGTHS if group == "prefix length" else LAMBDAS:
         args = w, "train.py", "prompt", group, seed, f"{attr}-{flag}{x:g}"
         found.append(run_of(*args, f"--attr {attr} --{flag} {x:g}{on}", setting=float(x)))
@@ -229,7 +230,8 @@ def soft_discriminator(w: World, seed: int) -> list[Job]:
     """Prompts against a soft probing prompt, over their length, then read by a new one and a classifier."""
     attr, found = SWEPT.get(w.data, "gender"), []
     for n in PREFIX_LENGTHS:
-        flags = f"--attr {attr} --discriminator soft --prefix-len {n} --backbone {w.backbone}"
+        flags = f"--attr {attr} --discriminator soft --prefix-len {n}"
+        flags += f" --backbone {shlex.quote(w.backbone)}"
         args = w, "train.py", "prompt against a soft one", "soft discriminator", seed
         run = run_of(*args, f"{attr}-soft-prefix-len{n}", flags, setting=float(n))
         found.append(run)
@@ -593,6 +595,7 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
     jobs = {p.job.name: p.job for p in planned}
     waiting = {p.job.name: p for p in planned if not p.finished}
     n, begun, running, failed = len(waiting), 0, {}, {}
+    took: dict[str, list[float]] = {}  # minutes, of each kind
     environment = os.environ | {"OMP_NUM_THREADS": str(threads(at_once))}
     try:
         while waiting or running:
@@ -607,13 +610,10 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
                     continue
                 command, folder = command_of(p.job, jobs)
                 begun += 1
-                left = minutes(60 * time_left(waiting, running, at_once))
                 does = "goes on" if command[1] == "--resume" else "begins"
-                takes = "?" if math.isnan(p.minutes) else f"{p.minutes:.1f}"
-                print(
-                    f"run {begun} of {n} {does}: {p.job.name}, about {takes} min; {left} left in all",
-                    flush=True,
-                )
+                takes = "" if math.isnan(p.minutes) else f", about {p.minutes:.1f} min"
+                left = time_left(waiting, running, at_once)
+                print(f"run {begun} of {n} {does}: {p.job.name}{takes}; {left} left", flush=True)
                 errors = tempfile.TemporaryFile()
                 process = subprocess.Popen(
                     [sys.executable, str(HERE / command[0]), *command[1:]],
@@ -634,8 +634,13 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
                     said = errors.read().decode(errors="replace").strip().splitlines()
                     failed[name] = said[-1] if said else f"ended with {process.returncode}"
                     print(f"  failed: {name}: {failed[name]}", flush=True)
-                else:
-                    print(f"  done: {name} in {minutes(time.monotonic() - began)}", flush=True)
+                    continue
+                seconds = time.monotonic() - began
+                print(f"  done: {name} in {minutes(seconds)}", flush=True)
+                took.setdefault(p.job.kind, []).append(seconds / 60)
+                for other in [p for p in waiting.values() if p.job.kind in took and not p.found]:
+                    mean = statistics.fmean(took[other.job.kind])
+                    waiting[other.job.name] = other._replace(minutes=mean)
             while some := [name for name, p in waiting.items() if failed.keys() & set(p.after)]:
                 for name in some:
                     failed[name] = f"needs {next(x for x in waiting[name].after if x in failed)}"
@@ -650,14 +655,13 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
     return failed
 
 
-def time_left(waiting: dict[str, Planned], running: dict, at_once: int) -> float:
-    """Minutes until all is done, from what each was expected to take and how long it has been running."""
-    now = time.monotonic()
-    going = [
-        p._replace(minutes=max(p.minutes - (now - began) / 60, 0.0), after=())
-        for p, *_, began in running.values()
-    ]
-    return duration([*going, *waiting.values()], at_once)
+def time_left(waiting: dict[str, Planned], running: dict, at_once: int) -> str:
+    """The time until all is done, from what each should take and how long it has been running."""
+    left, now = list(waiting.values()), time.monotonic()
+    for p, *_, began in running.values():
+        left.append(p._replace(minutes=max(p.minutes - (now - began) / 60, 0.0), after=()))
+    at_least = "at least " if any(math.isnan(p.minutes) for p in left) else ""
+    return at_least + minutes(60 * duration(left, at_once))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -714,7 +718,7 @@ def gather(w: World, seeds: int, check: bool = True) -> Known:
                 some = [r for r in mine if (r.model, r.hidden) in (("CFP", letter), ("P5", ""))]
                 there = x in (PREFIX_LENGTHS if group == "prefix length" else LAMBDAS)
                 points.setdefault(group, []).extend(
-                    point(row, letter, attr, float(x) if row.hidden else math.nan)
+                    point(row, letter, *((attr, float(x)) if row.hidden else ("P5", math.nan)))
                     for row in some
                     if letter in row.values and not (there and row.hidden)
                 )
@@ -727,8 +731,9 @@ def gather(w: World, seeds: int, check: bool = True) -> Known:
                     at = float(x) if row.hidden else math.nan
                     points.setdefault("trade-off", []).append(point(row, letter, row.model, at))
     for p in points.get("lambda", []):
-        cfp = p._replace(series="P5" if math.isnan(p.x) else "CFP")
-        points.setdefault("trade-off", []).append(cfp)
+        points.setdefault("trade-off", []).append(
+            p if p.series == "P5" else p._replace(series="CFP")
+        )
     for group, some in points.items():
         once = {(p.series, setting_key(p.x), p.task): p for p in reversed(some)}
         points[group] = sorted(once.values(), key=lambda p: (p.series, p.task, setting_key(p.x)))
@@ -1144,6 +1149,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         return []
     w.folder.mkdir(parents=True, exist_ok=True)
     held = lock(w.folder)  # two of these would start the same runs
+    if w.data == "ml-1m" and w.data_dir is None:
+        load_dataset(w.data)  # downloads it, once for all runs
     began = time.monotonic()
     failed = carry_out(planned, at_once)
     written = write_out(wanted, gather(w, seeds), w)
