@@ -325,7 +325,8 @@ def drop_rotary_tables(found: dict, config: dict) -> None:
             # files of half precision hold them to three digits
             if tensor.shape != ours.shape or not torch.allclose(tensor.float(), ours, rtol=1e-2):
                 raise InputError(
-                    f"{path}: {key} is not what rope_theta {config['rope_theta']} in config.json makes; copy both again"
+                    f"{path}: {key} is not what rope_theta {config['rope_theta']} in config.json makes; "
+                    "copy both again"
                 )
 
 
