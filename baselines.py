@@ -663,7 +663,7 @@ def main(argv: list[str] | None = None) -> dict:
             shape = RECOMMENDERS[name][0](cfg, len(dataset.users), len(dataset.titles))
         n_weights = sum(param.numel() for param in shape.parameters())
         enough_memory(
-            f"training the {n_weights / 1e6:.0f} M weights of {NAMES[name]}",
+            f"training the {n_weights / 1e6:.1f} M weights of {NAMES[name]}",
             20
             * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
             device,

@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return unpack(json.loads(metadata["state"]), tensors)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a checkpoint ({error!r}); remove it") from None
+        raise InputError(f"{path}: not a checkpoint ({error!r}), copy it again") from None
 
 
 class Checkpoint:
@@ -77,19 +77,19 @@ class Checkpoint:
         neither can, and where it is about other settings, data, backbone or tokenizer.
         """
         self.run.in_training = True
-        found, problem = None, None
+        found, source, problem = None, None, None
         for path in self.run.folder / FILE, self.run.folder / BEFORE:
             if found is None and path.exists():
                 try:
-                    found = read_checkpoint(path)
+                    found, source = read_checkpoint(path), path
                 except InputError as error:
                     problem = error
                     self.run.say(f"{error}; trying the one before it")
         if found is None and problem is not None:
-            raise problem
+            raise InputError(f"{problem}; or remove it, and this training begins anew") from problem
         if found is None or found["stage"] != self.stage:
             return start
-        refuse_another(str(path), found.get("of", {}), self.run.decides(), "begin anew")
+        refuse_another(str(source), found.get("of", {}), self.run.decides(), "begin anew")
         for name, part in self.parts.items():
             part.load_state_dict(found["parts"][name])
         torch.set_rng_state(found["generator"])

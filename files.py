@@ -181,14 +181,17 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
     take them.
     """
     path = Path(path)
-    refused = lambda error: InputError(
-        f"cannot write {path}: {error.strerror}; what was there before still is; make room or choose "
-        "another folder"
-    )
+
+    def refuse(error: OSError):
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; what was there before still is; make room or choose "
+            "another folder"
+        ) from None
+
     try:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise refused(error) from None
+        refuse(error)
     try:
         with os.fdopen(fd, "wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
@@ -199,7 +202,7 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
         sync_folder(path.parent)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise refused(error) from None
+        refuse(error)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -210,7 +213,7 @@ def enough_memory(what: str, needed: int, device: torch.device, remedy: str) -> 
     free = free_memory(device)
     if free is not None and needed > free:
         raise InputError(
-            f"{what} takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; {remedy}"
+            f"{what} takes {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; {remedy}"
         )
 
 

@@ -692,10 +692,10 @@ def load_backbone(
     is_view = lambda tensor: tensor.dtype == dtype and torch.device(device).type == "cpu"
     n_copied = sum(tensor.numel() for *_, tensor in found.values() if not is_view(tensor))
     enough_memory(
-        f"loading {n_copied / 1e6:.0f} M weights from {folder} as {dtype}",
+        f"loading {n_copied / 1e6:.1f} M weights from {folder} as {dtype}",
         n_copied * dtype.itemsize,
         torch.device(device),
-        "choose a smaller --backbone, or --dtype bf16",
+        "choose a smaller --backbone" + (", or --dtype bf16" if dtype == torch.float32 else ""),
     )
     for ours, (path, theirs, tensor) in found.items():
         if tuple(tensor.shape) != shapes[ours]:

@@ -240,7 +240,7 @@ def p5_backbone(
     if folder is not None:  # they are views of the files: give them memory of their own
         n_weights = sum(param.numel() for param in model.parameters())
         enough_memory(
-            f"training {n_weights / 1e6:.0f} M weights",
+            f"training {n_weights / 1e6:.1f} M weights",
             20
             * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
             device,
@@ -427,8 +427,16 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     """
     folder = Path(folder)
     config, results = finished(folder)
-    data_dir = None if config["data dir"] is None else Path(config["data dir"])
-    dataset = load_dataset(config["data"], data_dir, config["seed"], ToyConfig(**config["toy"]))
+    try:  # a field that is not there, or that there is no more
+        data_dir = None if config["data dir"] is None else Path(config["data dir"])
+        toy_cfg, p5_cfg = ToyConfig(**config["toy"]), P5Config(**config["p5"])
+        cfg = CFPConfig(**config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])})
+        mixer_cfg = None if config["mixer"] is None else MixerConfig(**config["mixer"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"--run {folder}: config.json is of another version ({error!r}); run train.py again"
+        ) from None
+    dataset = load_dataset(config["data"], data_dir, config["seed"], toy_cfg)
     if fingerprint(dataset) != config["data fingerprint"]:
         raise InputError(
             f"--run {folder}: its data were {config['data fingerprint']}, {config['data']} is now "
@@ -442,12 +450,11 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     remedy = f"run train.py again, or bring back what was in {p5_folder}"
     refuse_another(f"--run {folder}", frozen_in(results), frozen, remedy)
     model = load_backbone(p5_folder, DTYPES[config["dtype"]], device).requires_grad_(False).eval()
-    corpus = make_corpus(dataset, tokenizer, P5Config(**config["p5"]), config["seed"])
-    cfg = CFPConfig(**config["cfp"] | {"dis_depths": tuple(config["cfp"]["dis_depths"])})
+    corpus = make_corpus(dataset, tokenizer, p5_cfg, config["seed"])
     prefixes = {attr: load_prompt(folder, attr, cfg, model, frozen) for attr in config["attrs"]}
     mixer = None
-    if config["mixer"] is not None:
-        mixer = load_mixer(folder, MixerConfig(**config["mixer"]), model, frozen)
+    if mixer_cfg is not None:
+        mixer = load_mixer(folder, mixer_cfg, model, frozen)
     known = {
         attr: hold_out(dataset, attr, config["label holdout"], config["seed"]) for attr in prefixes
     }

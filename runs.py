@@ -46,7 +46,8 @@ class Run:
 
         `frozen` has the fingerprints of the latter, "backbone" and "tokenizer", once they are known.
         """
-        return {key: value for key, value in self.config.items() if key != "command"} | self.frozen
+        config = {key: value for key, value in self.config.items() if key != "command"}
+        return json.loads(json.dumps(config | self.frozen))  # its tuples are lists in files
 
     def open(self, seconds: float) -> None:
         """Hold the folder and go on writing its log; the clock shows `seconds`."""
@@ -144,7 +145,7 @@ class Run:
 
 def refuse_another(where: str, was: dict, now: dict, remedy: str) -> None:
     """Raises InputError, with the two values, where something of `now` was another one."""
-    for what, value in json.loads(json.dumps(now)).items():  # its tuples are lists in files
+    for what, value in now.items():
         if was.get(what) != value:
             raise InputError(
                 f"{where}: its {what} was {json.dumps(was.get(what))} and is now {json.dumps(value)}; "

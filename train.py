@@ -289,7 +289,7 @@ def enough_for_game(
     for what, (player, flag) in players.items():
         n_weights = sum(param.numel() for param in player.parameters())
         enough_memory(
-            f"training the {n_weights / 1e6:.0f} M weights of {what}",
+            f"training the {n_weights / 1e6:.1f} M weights of {what}",
             28 * n_weights,  # in float32 itself, its gradient, AdamW's two means, three snapshots
             device,
             f"choose a smaller {flag}",

@@ -297,7 +297,8 @@ def load_bin(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
-        why = str(error).strip().splitlines()[0][:120] if str(error).strip() else repr(error)
+        # its first sentence; torch goes on with how to read it all the same, which is not safe
+        why = re.split(r"\. |\n", str(error).strip() or repr(error))[0][:120]
         raise InputError(
             f"{path}: not a file of tensors that can be read safely ({why}); copy it again, or "
             "convert it to safetensors where you trust it"

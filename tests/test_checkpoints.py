@@ -17,11 +17,14 @@ import pytest
 import torch
 
 import checkpoints
+import files
 import p5
 import train
-from cfp import step
+from cfp import CFP, CFPConfig, step
 from checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
-from files import InputError, Interrupted
+from files import InputError, Interrupted, save_tensors
+from mixer import Mixer, MixerConfig
+from model import T5, T5Config, load_backbone, save_backbone
 from runs import Run
 
 ROOT = Path(__file__).parent.parent
@@ -292,6 +295,39 @@ def test_a_spoilt_checkpoint_falls_back_on_the_one_before(tmp_path):
     assert stepping(run)[0].restore({"number": 0}) == {"number": 0}
 
 
+@pytest.mark.parametrize("what", ["seed", "data fingerprint", "backbone", "tokenizer"])
+def test_a_checkpoint_of_something_else_is_refused_with_both_values(tmp_path, what):
+    """It is carried from one run's folder into another's that differs in this alone."""
+    runs = []
+    for name in "mine", "theirs":
+        value = {what: name} if what in ("seed", "data fingerprint") else {}
+        runs.append(Run(tmp_path / name, name, {"command": ["train.py"], "depths": (1, 3)} | value))
+        runs[-1].frozen = {"backbone": "b", "tokenizer": "t"} | ({} if value else {what: name})
+    walk(*stepping(runs[0]), 1)
+    content = (runs[0].folder / FILE).read_bytes()
+    (runs[1].folder / FILE).write_bytes(content)
+    with pytest.raises(InputError, match=f'{FILE}: its {what} was "mine" and is now "theirs"'):
+        stepping(runs[1])[0].restore({})
+    runs[1].config, runs[1].frozen = runs[0].config, runs[0].frozen
+    assert stepping(runs[1])[0].restore({}) == {"number": 1}
+
+
+@pytest.mark.parametrize("what", ["backbone", "tokenizer"])
+def test_a_prompt_belongs_to_one_backbone_and_one_tokenizer(tmp_path, what):
+    shape = T5Config(vocab_size=9)
+    cfg, theirs, mine = CFPConfig(prefix_len=2), {"backbone": "b", "tokenizer": "t"}, {what: "mine"}
+    model, mixer = T5(shape), MixerConfig(hidden=8)
+    save_tensors(tmp_path / "cfp-age.safetensors", CFP(cfg, shape).state_dict(), theirs)
+    save_tensors(tmp_path / "mixer.safetensors", Mixer(mixer, shape).state_dict(), theirs)
+    p5.load_prompt(tmp_path, "age", cfg, model, theirs)
+    p5.load_mixer(tmp_path, mixer, model, theirs)
+    refused = f'safetensors: its {what} was "{what[0]}" and is now "mine"; it belongs to another'
+    with pytest.raises(InputError, match=f"cfp-age.{refused}"):
+        p5.load_prompt(tmp_path, "age", cfg, model, theirs | mine)
+    with pytest.raises(InputError, match=f"mixer.{refused}"):
+        p5.load_mixer(tmp_path, mixer, model, theirs | mine)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     run = Run(tmp_path / "a", "a", {"command": ["train.py"]})
     kept, model, optimizer = stepping(run)
@@ -320,17 +356,19 @@ def test_a_full_disk_ends_a_command_in_one_line(tmp_path):
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
-    run = Run(tmp_path / "a", "a", {"seed": 0})
+    config = {"command": ["train.py"], "seed": 0}
+    run = Run(tmp_path / "a", "a", config)
     with pytest.raises(InputError, match="is in use by a run that is still going"):
-        Run.resume(tmp_path / "a", {"seed": 0})
+        Run.resume(tmp_path / "a", config)
     run.lock.close()
-    Run.resume(tmp_path / "a", {"seed": 0})
+    Run.resume(tmp_path / "a", config)
 
 
 def test_a_run_is_resumed_as_it_was_or_not_at_all(tmp_path):
-    Run(tmp_path / "a", "a", {"seed": 0, "torch": "2", "cfp": {"depths": (1, 3)}}).lock.close()
+    config = {"command": ["train.py"], "seed": 0, "torch": "2", "cfp": {"depths": (1, 3)}}
+    Run(tmp_path / "a", "a", config).lock.close()
     with pytest.raises(InputError, match='torch was "2" and is now "3"; make it as it was'):
-        Run.resume(tmp_path / "a", {"seed": 0, "torch": "3", "cfp": {"depths": (1, 3)}})
+        Run.resume(tmp_path / "a", config | {"torch": "3"})
     with pytest.raises(InputError, match="--resume .*nowhere.*No such file"):
         Run.resume(tmp_path / "nowhere", {})
     (tmp_path / "a" / "config.json").write_text("{")
@@ -390,13 +428,41 @@ def test_an_absurd_rate_ends_in_one_line(tmp_path, monkeypatch):
 
 def test_too_little_memory_is_said_before_the_work(monkeypatch):
     cpu = torch.device("cpu")
-    assert p5.free_memory(cpu) is None or p5.free_memory(cpu) > 10_000_000
-    p5.enough_memory(1000, cpu)
-    monkeypatch.setattr(p5, "free_memory", lambda device: 10**9)
-    with pytest.raises(InputError, match="training 60 M weights takes 1.2 GB and 1.0 GB are free"):
-        p5.enough_memory(60_000_000, cpu)
-    monkeypatch.setattr(p5, "free_memory", lambda device: None)
-    p5.enough_memory(10**15, cpu)
+    assert files.free_memory(cpu) is None or files.free_memory(cpu) > 10_000_000
+    files.enough_memory("this", 1000, cpu, "..")
+    monkeypatch.setattr(files, "free_memory", lambda device: 10**9)
+    files.enough_memory("this", 10**9, cpu, "..")
+    with pytest.raises(InputError, match="this takes 1,200 MB and 1,000 MB are free; take less"):
+        files.enough_memory("this", 1_200_000_000, cpu, "take less")
+    monkeypatch.setattr(files, "free_memory", lambda device: None)
+    files.enough_memory("this", 10**15, cpu, "..")
+
+
+def test_weights_that_stay_in_their_file_take_no_memory(tmp_path, monkeypatch):
+    """Only a type or a place that is not the file's makes copies."""
+    save_backbone(T5(T5Config(vocab_size=9)), tmp_path)
+    monkeypatch.setattr(files, "free_memory", lambda device: 1000)
+    load_backbone(tmp_path)
+    with pytest.raises(InputError, match="M weights from .* as torch.bfloat16 takes"):
+        load_backbone(tmp_path, torch.bfloat16)
+
+
+def test_memory_of_a_game_is_that_of_what_it_trains(monkeypatch):
+    """A mixer's four matrices are as wide as all keys and values of a token; T5-base has 36,864."""
+    base = T5Config(
+        100, d_model=768, d_kv=64, d_ff=8, num_heads=12, num_layers=12, num_decoder_layers=12
+    )
+    width, cpu = 2 * 12 * 768 * 2, torch.device("cpu")
+    asked = {}
+    monkeypatch.setattr(
+        train, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
+    )
+    train.enough_for_game(CFPConfig(prefix_len=5), MixerConfig(hidden=256), base, cpu)
+    prompt = sum(param.numel() for param in CFP(CFPConfig(prefix_len=5), base).parameters())
+    assert asked == {
+        "choose a smaller --prefix-len": 28 * prompt,
+        "choose a smaller --mixer-hidden": 28 * (4 * width * 256 + width),
+    }
 
 
 def test_a_run_within_a_run_gives_ctrl_c_back(tmp_path):
