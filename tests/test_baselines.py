@@ -836,7 +836,7 @@ def finished_run(folder):
             config[name] = config[name] | change
         (folder / path).mkdir(parents=True)
         (folder / path / "config.json").write_text(json.dumps(config))
-        (folder / path / "results.json").write_text('{"p5 weights": ""}')
+        (folder / path / "results.json").write_text('{"p5 weights": "", "p5 tokenizer": ""}')
         return Path(path)
 
     return write
@@ -961,7 +961,7 @@ def write_wrong_folders(folder: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(text)
     for name in "broken", "strange":
-        (folder / name / "results.json").write_text('{"p5 weights": ""}')
+        (folder / name / "results.json").write_text('{"p5 weights": "", "p5 tokenizer": ""}')
 
 
 @pytest.mark.parametrize("arguments", WRONG_FOLDERS)
