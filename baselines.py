@@ -107,7 +107,12 @@ GAME_FOR = {
         "s-b4": dict(epochs=65, lr=5e-3, lam=5.0, prefix_len=10),
     },
     "ml-100k": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
-    "ml-1m": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+    "ml-1m": {
+        "c-pmf": dict(epochs=80, batch_size=256, lr=3e-3, lam=2.0),
+        "c-sx": dict(epochs=80, batch_size=256, lr=3e-3, lam=0.5),
+        "s-sas": dict(epochs=20, batch_size=256, lr=5e-3, lam=5.0, prefix_len=10),
+        "s-b4": dict(epochs=20, batch_size=256, lr=5e-3, lam=10.0, prefix_len=10),
+    },
     "insurance": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
 }
 GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
