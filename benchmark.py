@@ -572,11 +572,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
     rows = args.rows.split(",")
     for name in rows:
         if name not in ROWS:
-            raise InputError(f"--rows {args.rows}: there is no {name!r}, only {', '.join(ROWS)}")
+            raise InputError(
+                f"--rows {args.rows}: there is no {name!r}; choose from {', '.join(ROWS)}"
+            )
     for flag, least in ("batch", 2), ("source", 64), ("repeats", 1), ("threads", 1):
         value = getattr(args, flag)
         if value is not None and value < least:
-            raise InputError(f"--{flag} {value}: must be {least} or more")
+            raise InputError(f"--{flag} {value}: too small; {least} at least")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
 import published
-from files import InputError, write_atomically
+from files import write_atomically
 
 LETTERS = {"G": "gender", "A": "age", "O": "occupation", "M": "marital"}
 HITS = "Hit@1", "Hit@3", "Hit@10"
@@ -509,11 +509,8 @@ def can_draw() -> bool:
 
 
 def draw(name: str, e: Evidence, path: Path) -> None:
-    """Draw a figure as PNG. Raises InputError where matplotlib is not installed or there are no points."""
-    if not can_draw():
-        raise InputError("figures need matplotlib, which is not installed: pip install matplotlib")
-    if not figure_points(name, e):
-        raise InputError(f"figure {name}: there is nothing to draw yet; run it first")
+    """Draw a figure as PNG, where `can_draw` and there are points."""
+    assert figure_points(name, e), f"figure {name} has no points"
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1099,7 +1099,7 @@ def world_of(args: argparse.Namespace, what: list[str]) -> World:
     if args.data_dir is None and args.data in ("ml-100k", "insurance"):
         raise InputError(f"--data {args.data} needs --data-dir, the folder with its files")
     if args.data_dir is not None and not args.data_dir.is_dir():
-        raise InputError(f"--data-dir {args.data_dir}: there is no such folder")
+        raise InputError(f"--data-dir {args.data_dir}: there is no such folder; name one")
     if args.quick and args.data != "toy":
         raise InputError(f"--quick is for the toy world; leave out --data {args.data}")
     if args.backbone is None:
@@ -1117,7 +1117,7 @@ def world_of(args: argparse.Namespace, what: list[str]) -> World:
                 f"--backbone {args.backbone}: is {about}, table {number} is not{other}"
             )
     if what[0] == "figure" and llama:
-        raise InputError(f"--backbone {args.backbone}: the figures are about a T5")
+        raise InputError(f"--backbone {args.backbone}: the figures are about a T5; choose one")
     return w._replace(**{"llama" if llama else "backbone": args.backbone})
 
 
@@ -1155,7 +1155,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     failed = carry_out(planned, at_once)
     written = write_out(wanted, gather(w, seeds), w)
     held.close()
-    if len(wanted) == 1:
+    if len(wanted) == 1 and written:
         print("\n" + next(path for path in written if path.suffix == ".md").read_text())
     print(f"{minutes(time.monotonic() - began)}; {len(written)} files are in {w.folder}")
     if failed:

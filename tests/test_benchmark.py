@@ -91,9 +91,12 @@ def test_items_are_distinct_and_share_beginnings():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--rows", "step,dance"], "--rows step,dance: there is no 'dance', only step, batch"),
-        (["--source", "63"], "--source 63: must be 64 or more"),
-        (["--repeats", "0"], "--repeats 0: must be 1 or more"),
+        (
+            ["--rows", "step,dance"],
+            "--rows step,dance: there is no 'dance'; choose from step, batch",
+        ),
+        (["--source", "63"], "--source 63: too small; 64 at least"),
+        (["--repeats", "0"], "--repeats 0: too small; 1 at least"),
     ],
 )
 def test_mistakes_are_said_in_one_line(flags, message):

@@ -34,11 +34,15 @@ import torch
 from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
 import baselines
+import benchmark
 import datasets
+import erase
 import evaluate
 import files
 import p5
 import probe
+import processes
+import reproduce
 import runs
 import train
 from data import train_tokenizer
@@ -46,7 +50,8 @@ from files import load_tensors, run_command, save_tensors
 from model import save_backbone
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {s.__name__ + ".py": s for s in (train, evaluate, probe, baselines)}
+SCRIPTS = train, evaluate, probe, baselines, erase, benchmark, reproduce
+SCRIPTS = {script.__name__ + ".py": script for script in SCRIPTS}
 
 # -------------------------------------------------------------------------------------------------
 # What can be spoilt: each returns a function of pytest's monkeypatch, which undoes it afterwards
@@ -299,6 +304,15 @@ def held(path: str):
     return spoil
 
 
+def processes_at_work(n: int):
+    """This is the second of several processes, which are not there."""
+    return both(
+        attribute(processes, "count", lambda: n),
+        attribute(processes, "number", lambda: 1),
+        attribute(processes, "folder_of", lambda out: out),
+    )
+
+
 def free(size: int):
     """So many bytes are free."""
     return attribute(files, "free_memory", lambda device: size)
@@ -335,8 +349,8 @@ def user_5_met_one_item(patch):
 
 
 def loss_is_no_number(patch):
-    real = p5.forward
-    patch.setattr(p5, "forward", lambda *args: (real(*args)[0] * torch.nan, None))
+    real = p5.target_loss
+    patch.setattr(p5, "target_loss", lambda *args: real(*args) * torch.nan)
 
 
 class Evil:
@@ -415,7 +429,7 @@ TABLE = [
     ("baselines.py --model all --attr gender,age", None,
      "--model all --attr gender,age: its rows are about one attribute; name one"),
     ("baselines.py --model pmf --run run", None,
-     "--run belongs to --model all, which has the rows of P5 and CFP; leave it out"),
+     "--run: --model pmf does not go by it; leave it out, or choose --model all"),
     ("baselines.py --model pmf --data ml-1m --data-dir ml-1m --toy-users 60", None,
      "--data ml-1m: --toy-users is for toy; leave it out"),
     ("baselines.py --model bert4rec --d 7", None,
@@ -552,7 +566,9 @@ TABLE = [
     (MINI, change("mini/mini.inter", "\t30\n", "\tnan\n"),
      "mini/mini.inter:2: timestamp is 'nan', not a number; mend it"),
     ("train.py --attr gender --data few --data-dir .", few_interactions(1),
-     "few: no user has two interactions, so there is nothing to test on; take others"),
+     "--attr gender: of the 0 users of few with a test item, for which 2 interactions are needed, fewer "
+     "than two classes have the 5 that an attack in five folds needs; take more users or longer "
+     "histories"),
     ("train.py --attr gender --data few --data-dir .", few_interactions(3),
      "few: no user has four interactions, two of them for training, so no sequential prompt has an "
      "answer to learn from; take other data"),
@@ -732,6 +748,54 @@ TABLE = [
     ("train.py --attr gender --data few --data-dir .",
      both(few_interactions(3, 2000, 2000), free(50_000_000)),
      "measuring 2000 users and 2000 items takes 96 MB and 50 MB are free; choose a smaller data set"),
+    # several processes
+    (f"train.py --attr gender {SMALL} --seed 1", processes_at_work(3),
+     "a batch of 64 prompts cannot be shared evenly by 3 processes; choose another --batch-size or "
+     "--nproc-per-node"),
+    ("train.py --resume half", processes_at_work(2),
+     "--resume goes on in one process and torchrun begins several; begin anew"),
+    # a soft probing prompt as the discriminator
+    ("train.py --attr gender,age --discriminator soft", None,
+     "--discriminator soft: hides one attribute from an adversary that knows every label; leave out the "
+     "other attributes"),
+    ("train.py --attr gender --discriminator soft --hide-from scores", None,
+     "--discriminator soft reads its own prompts; leave out --hide-from scores"),
+    # tables, figures, timings
+    ("evaluate.py --run base --audit",
+     both(write("base/config.json", '{"recommenders": {}}'), write("base/results.json", "{}")),
+     "--run base: is a run of baselines.py, whose attacks are in its results.json; name one of train.py"),
+    ("erase.py --run run --attr gender", attribute(erase, "T5", int),
+     "--run run: a decoder-only model reads its prompt again in every layer; the states at the user's "
+     "tokens cannot be erased from outside"),
+    ("benchmark.py --rows step,dance", None,
+     "--rows step,dance: there is no 'dance'; choose from step, batch, p5, scores, ranks, loading, bf16, "
+     "growth, default"),
+    ("benchmark.py --source 63", None, "--source 63: too small; 64 at least"),
+    ("reproduce.py table 16", None,
+     "table 16: there is table 1 to 15, figure N, all, results and paper"),
+    ("reproduce.py figure 4", None,
+     "figure 4: the figures with results are 3, 6, 7, 8, 9, 10, trade-off"),
+    ("reproduce.py table 6 --data ml-1m", None,
+     "table 6 is not about ml-1m; the paper has it for Insurance"),
+    ("reproduce.py table 3 --data insurance", None,
+     "--data insurance needs --data-dir, the folder with its files"),
+    ("reproduce.py table 3 --data ml-100k --data-dir nowhere", None,
+     "--data-dir nowhere: there is no such folder; name one"),
+    ("reproduce.py all --quick --data ml-1m", None,
+     "--quick is for the toy world; leave out --data ml-1m"),
+    ("reproduce.py table 4 --backbone t5-tremendous", None,
+     "--backbone t5-tremendous: neither a folder nor one of tiny, tiny-llama, t5-small, [..]"),
+    ("reproduce.py table 4 --backbone tiny-llama", None,
+     "--backbone tiny-llama: is a Llama, table 4 is not; the same of a Llama is table 13"),
+    ("reproduce.py figure 8 --backbone tiny-llama", None,
+     "--backbone tiny-llama: the figures are about a T5; choose one"),
+    ("reproduce.py figure 8", attribute(reproduce.report, "can_draw", lambda: False),
+     "figures need matplotlib, which is not installed: pip install matplotlib"),
+    ("reproduce.py results", None,
+     "results: there is no finished run in runs/ yet; python reproduce.py all"),
+    ("reproduce.py table 1 --seeds 1",
+     attribute(reproduce, "carry_out", lambda *args: {"toy-c-pmf-seed0": "error: no luck today"}),
+     "1 of 4 failed and are left blank; toy-c-pmf-seed0: error: no luck today"),
     # numbers that go astray
     (f"train.py --attr gender {SMALL} --seed 1", loss_is_no_number,
      "training went astray in step 1 at learning rate 0.0006 and 2e-05: the loss is nan, the length of "

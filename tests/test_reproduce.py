@@ -294,7 +294,7 @@ def test_all_of_a_figure_is_in_its_file_and_its_picture(by_hand, tmp_path):
     for name in "3", "8", "trade-off":
         report.draw(name, e, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(InputError, match="figure 10: there is nothing to draw yet"):
+    with pytest.raises(AssertionError, match="figure 10 has no points"):
         report.draw("10", e, tmp_path / "10.png")
 
 
