@@ -11,13 +11,16 @@ import torch
 from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
 import probe
+import train
 from answers import score_candidates
 from attack import macro_ovo
 from cfp import CFP, CFPConfig
 from data import encode_prompt
 from datasets import ToyConfig, load_toy
+from files import InputError
 from model import NO_TOKEN
 from p5 import Opened, P5Config, make_corpus
+from runs import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -194,3 +197,45 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     folder.rename(tmp_path / "away")
     done = run(tmp_path, "probe.py", probed)
     assert done.returncode == 2 and "its backbone" in done.stderr
+
+
+def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
+    """Section 6: Algorithm 1 with Eq. 6 in place of Eq. 3; the prompt learns, M stays as it was."""
+    settings = dict(discriminator="soft", prefix_len=3, prefix_hidden=8, batch_size=20, epochs=4)
+    cfg = CFPConfig(**settings, dis_steps=4)
+    labels = {"gender": dataset.labels("gender")}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    run = Run(tmp_path / "run", "soft", {})
+    cfp, adversary = train.train_cfp(corpus, model, labels, ["sequential"], cfg, 0, run)
+    assert all((value == before[key]).all() for key, value in model.state_dict().items())
+    (soft,) = adversary["gender",].values()
+    assert isinstance(soft, probe.SoftPrompt)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    losses = [line["dis"] for line in metrics if line.get("steps") == 12]
+    assert losses[-1] < 0.8 * losses[0]
+    # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
+    users = np.arange(4)
+    answers = probe.answer_tokens(corpus, "gender", "cpu")
+    asked = probe.soft_batch(corpus, users, "cpu")
+    with torch.no_grad():
+        given = cfp.frozen()
+        found = probe.soft_loss(model, soft(given), *asked, answers[labels["gender"][users]])
+        rows = score_candidates(
+            model, model.encode(*asked, soft(given)), [probe.class_answers(corpus, "gender")]
+        )
+    by_hand = -rows[torch.arange(4), torch.from_numpy(labels["gender"][users])].mean()
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("--attr gender,age", "hides one attribute .* leave out the other attributes"),
+        ("--attr gender --label-holdout", "leave out --label-holdout"),
+        ("--attr gender --hide-from scores", "leave out --hide-from scores"),
+    ],
+)
+def test_what_does_not_go_with_a_soft_discriminator(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        train.main(f"{arguments} --toy-users 60 --discriminator soft".split())
