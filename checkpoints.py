@@ -136,6 +136,8 @@ def keep_the_one_before(run: Run) -> None:
         linked.unlink(missing_ok=True)
         os.link(newest, linked)
         os.replace(linked, before)
+        # renaming one name of a file to another of its names leaves both, after a kill between the two
+        linked.unlink(missing_ok=True)
 
 
 def forget(run: Run) -> None:

@@ -20,6 +20,7 @@ import checkpoints
 import files
 import p5
 import train
+from baselines import FAIR
 from cfp import CFP, CFPConfig, step
 from checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
 from files import InputError, Interrupted, save_tensors
@@ -166,10 +167,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, lives, whole)
         assert "going on after step" in (tmp_path / str(n) / "run" / "log.txt").read_text()
 
 
+TINY_BASELINE = "baselines.py --model {} --toy-users 60 --epochs 2 --check 1 --fair-epochs 2 "
+TINY_BASELINE += "--fair-batch-size 30 --out run"
+N_BASELINE_STEPS = 2 + 2 * 2  # epochs of the recommender, batches of its game
+
+
 @pytest.mark.parametrize("model", ["c-pmf", "s-sas"])
 def test_a_killed_baseline_goes_on_as_if_nothing_had_happened(tmp_path, lives, model):
-    flags = f"baselines.py --model {model} --toy-users 60 --epochs 2 --check 1 --fair-epochs 2 "
-    flags += "--fair-batch-size 30 --out run"
+    flags = TINY_BASELINE.format(model)
     assert lives(tmp_path / "whole", flags)[0] == 0, (tmp_path / "whole" / "out.txt").read_text()
     expected = what_is_left(tmp_path / "whole")
     assert len(expected) == 4  # the recommender and its fair version
@@ -186,17 +191,39 @@ def test_whatever_the_step_and_whatever_the_moment(tmp_path, lives, whole):
     deaths = [["after", n + 1] for n in range(N_STEPS)]
     deaths += [["within", n + 1] for n in range(1, N_STEPS, 3)]
     deaths += [["at", seconds * share] for share in rng.uniform(0.02, 0.9, 50)]
-    both = queue.SimpleQueue()  # two processes that fork, for two cores
-    both.put(lives), both.put(Lives())
+    assert die_and_go_on(tmp_path, lives, TINY, deaths, expected) == N_STEPS + 6 + 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAIR)
+def test_whatever_the_step_of_a_baseline(tmp_path, lives, model):
+    """The recommender's training and its fair version's game, killed after and within every checkpoint."""
+    flags = TINY_BASELINE.format(model)
+    code, seconds = lives(tmp_path / "whole", flags)
+    assert code == 0, (tmp_path / "whole" / "out.txt").read_text()
+    expected = what_is_left(tmp_path / "whole")
+    deaths = [[how, n + 1] for n in range(N_BASELINE_STEPS) for how in ("after", "within")]
+    deaths += [["at", seconds * share] for share in np.random.default_rng(0).uniform(0.1, 0.9, 3)]
+    survived = die_and_go_on(tmp_path, lives, flags, deaths, expected)
+    assert survived == 2 * N_BASELINE_STEPS + 3
+
+
+def die_and_go_on(folder: Path, lives, flags: str, deaths: list, expected: dict) -> int:
+    """How many deaths a run was brought back from, to leave each time what is expected."""
+    both, second = queue.SimpleQueue(), Lives()  # two processes that fork, for two cores
+    both.put(lives), both.put(second)
 
     def one(n: int) -> None:
         mine = both.get()
-        mine.to_the_end(tmp_path / str(n), TINY, deaths[n])
+        mine.to_the_end(folder / str(n), flags, deaths[n])
         both.put(mine)
-        assert what_is_left(tmp_path / str(n)) == expected, deaths[n]
+        assert what_is_left(folder / str(n)) == expected, deaths[n]
 
     with ThreadPoolExecutor(2) as pool:
-        assert len(list(pool.map(one, range(len(deaths))))) == N_STEPS + 6 + 50
+        done = len(list(pool.map(one, range(len(deaths)))))
+    second.process.stdin.close()
+    second.process.wait()
+    return done
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
