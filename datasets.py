@@ -211,9 +211,8 @@ def read_rows(
             except UnicodeDecodeError as error:
                 raise InputError(f"{path}: not {encoding} text ({error}); copy it again") from None
             if number == 1:
-                line = line.removeprefix(
-                    "\ufeff"
-                )  # the mark that some editors put in front of UTF-8
+                # the mark that some editors put in front of UTF-8, also as Latin-1 reads it
+                line = line.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf")
             where, row = f"{path}:{number}", line.rstrip("\r\n").split(separator)
             if len(row) != len(columns) and not (at_least and len(row) > len(columns)):
                 raise InputError(

@@ -170,7 +170,8 @@ def save_tensors(
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # data begins at a multiple of 8 bytes
     as_bytes = lambda tensor: tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    blobs = (memoryview(as_bytes(tensors[key]).numpy()) for key in keys)  # one copy at a time
+    full = (tensors[key] for key in keys if tensors[key].numel())
+    blobs = (memoryview(as_bytes(tensor).numpy()) for tensor in full)  # one copy at a time
     write_atomically(path, itertools.chain([struct.pack("<Q", len(raw)) + raw], blobs))
 
 

@@ -117,14 +117,13 @@ def test_recbole_ages_in_years_become_seven_classes(tmp_path):
     assert class_names(dataset, "age") == ["under 18", "35-44", "56+"]
 
 
-def test_windows_line_ends_byte_order_mark_and_no_last_newline(tmp_path):
-    plain = datasets.load_dataset("mini", write_miniature(tmp_path, "mini"))
-    for file, text in MINIATURES["mini"].items():
-        text = "\ufeff" + text.rstrip("\n").replace("\n", "\r\n")
-        (tmp_path / file).write_bytes(text.encode())
-    assert datasets.fingerprint(datasets.load_dataset("mini", tmp_path)) == datasets.fingerprint(
-        plain
-    )
+def test_windows_line_ends_byte_order_mark_and_no_last_newline(miniature):
+    name, folder = miniature
+    plain = datasets.fingerprint(datasets.load_dataset(name, folder))
+    for file in MINIATURES[name]:
+        content = (folder / file).read_bytes().rstrip(b"\n").replace(b"\n", b"\r\n")
+        (folder / file).write_bytes(b"\xef\xbb\xbf" + content)
+    assert datasets.fingerprint(datasets.load_dataset(name, folder)) == plain
 
 
 def test_fingerprint_changes_with_any_interaction(tmp_path):
@@ -260,6 +259,17 @@ def test_download_checks_and_unpacks_three_files(tmp_path, serve):
     assert len(datasets.load_ml1m(folder).users) == 3 and url in said[0]
     datasets.download_ml1m(folder, "http://127.0.0.1:9/gone", md5, said.append)  # already there
     assert len(said) == 1
+
+
+def test_of_a_zip_three_members_are_read_and_nothing_else(tmp_path, serve):
+    files = {f"ml-1m/{name}": text.encode("latin-1") for name, text in ML1M.items()}
+    outside = str(tmp_path / "canary")
+    evil = make_zip(files | {"../canary": "x", "ml-1m/../../canary": "x", outside: "x"})
+    folder = tmp_path / "data" / "ml-1m"
+    url, md5 = serve(evil), hashlib.md5(evil).hexdigest()
+    datasets.download_ml1m(folder, url, md5, lambda text: None)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {f"data/ml-1m/{name}" for name in ML1M}
 
 
 EVIL = make_zip({"ml-1m/users.dat": "x", "../canary": "x", "ml-1m/movies.dat": "x"})

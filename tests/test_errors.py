@@ -15,6 +15,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -354,10 +355,10 @@ def loss_is_no_number(patch):
 
 
 class Evil:
-    """A pickle that would write a file."""
+    """A pickle that would write a file, and does where it is read by pickle itself."""
 
     def __reduce__(self):
-        return Path.touch, (Path("canary"),)
+        return open, ("canary", "w")
 
 
 # -------------------------------------------------------------------------------------------------
@@ -726,6 +727,9 @@ TABLE = [
     (T5, torch_file({"a": Evil()}),
      "t5/pytorch_model.bin: not a file of tensors that can be read safely ([..]); copy it again, or "
      "convert it to safetensors where you trust it"),
+    (T5, both(torch_file({}), write("t5/pytorch_model.bin", pickle.dumps(Evil()))),
+     "t5/pytorch_model.bin: not a file of tensors that can be read safely ([..]); copy it again, or "
+     "convert it to safetensors where you trust it"),
     (T5, both(torch_file({}), attribute(torch, "__version__", "2.9.1+cpu")),
      "t5/pytorch_model.bin: reading a .bin takes torch 2.10, this is 2.9.1+cpu; update it"),
     # memory
@@ -805,6 +809,18 @@ TABLE = [
      "blind guess has 0.693: they have collapsed; try a smaller one"),
 ]
 # fmt: on
+
+
+def test_the_pickles_of_the_table_would_run(tmp_path, monkeypatch):
+    """Where nothing forbids it; in the table the same ones leave no canary."""
+    monkeypatch.chdir(tmp_path)
+    for read in lambda: pickle.loads(pickle.dumps(Evil())), lambda: torch.load(
+        "x", weights_only=False
+    ):
+        torch.save({"a": Evil()}, "x")
+        read()
+        assert Path("canary").exists()
+        Path("canary").unlink()
 
 
 @pytest.fixture(scope="module")

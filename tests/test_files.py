@@ -2,13 +2,26 @@
 
 import json
 import math
+import os
+import re
+import stat
 import struct
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from files import InputError, load_tensors, save_tensors, write_atomically
+from files import (
+    DTYPES,
+    InputError,
+    fill,
+    load_tensors,
+    read_safetensors,
+    save_tensors,
+    write_atomically,
+)
 
 
 def write_raw(path, header, data=b"", length=None):
@@ -25,18 +38,28 @@ def entry(begin=0, end=8, shape=(2,), dtype="F32"):
 
 EIGHT = b"\x00" * 8
 GOOD = {"a": entry()}
-# name: (header, data, length that it claims or None, what the message says)
+ATTACK = {f"a{i}": entry() for i in range(20_000)}
+# name: (header, data, length that it claims or None, what the message says); in brackets whose reader
+# once took it
 BROKEN = {
-    "header longer than the file": (GOOD, EIGHT, 10_000, "claims 10000 bytes"),
+    "header longer than the file (openasr PR #73)": (GOOD, EIGHT, 10_000, "claims 10000 bytes"),
     "header over the limit": (GOOD, EIGHT, 2**63, "claims"),
     "not utf-8": (b'{"\xff": 1}', b"", None, "not JSON"),
     "not json": ("{nonsense}", b"", None, "not JSON"),
     "space in front": (" " + json.dumps(GOOD), EIGHT, None, "not a JSON object"),
     "a list": ("[]", b"", None, "not a JSON object"),
     "deep nesting": ("[" * 100_000, b"", None, "not JSON"),
-    "a key twice": ('{"a": 1, "a": 2}', b"", None, "stands twice"),
+    "a key twice (openasr PR #73)": ('{"a": 1, "a": 2}', b"", None, "stands twice"),
+    "a key twice in an entry": (
+        *('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "dtype": "I32"}}', EIGHT),
+        *(None, "stands twice"),
+    ),
+    "no header": (b"{}", b"", 0, "not JSON"),
+    "length of 64 ones": (GOOD, EIGHT, 2**64 - 1, "claims"),
+    "twenty thousand names for one range": (ATTACK, EIGHT, None, "begins at byte 0"),
+    "metadata is a list": (GOOD | {"__metadata__": []}, EIGHT, None, "not text to text"),
     "metadata not text": (GOOD | {"__metadata__": {"x": 1}}, EIGHT, None, "not text to text"),
-    "unknown type": ({"a": entry(dtype="F31")}, EIGHT, None, "a has dtype 'F31'"),
+    "unknown type (imp #1603)": ({"a": entry(dtype="F31")}, EIGHT, None, "a has dtype 'F31'"),
     "type is a list": ({"a": entry(dtype=["F32"])}, EIGHT, None, "a has dtype"),
     "no shape": (
         {"a": {"dtype": "F32", "data_offsets": [0, 8]}},
@@ -48,8 +71,13 @@ BROKEN = {
     "fraction in shape": ({"a": entry(shape=(2.0,))}, EIGHT, None, "a has shape [2.0]"),
     "true in shape": ({"a": entry(shape=(True, 2))}, EIGHT, None, "a has shape [True, 2]"),
     "shape overflows": ({"a": entry(shape=(2**62, 2**62))}, EIGHT, None, "a has ["),
-    "shape larger than range": ({"a": entry(shape=(4,))}, EIGHT, None, "a has [4] of F32"),
-    "negative start": ({"a": entry(-8, 0)}, EIGHT, None, "a has shape"),
+    "shape larger than range (MLX #3363)": (
+        {"a": entry(shape=(4,))},
+        EIGHT,
+        None,
+        "a has [4] of F32",
+    ),
+    "negative start (go-huggingface PR #57)": ({"a": entry(-8, 0)}, EIGHT, None, "a has shape"),
     "end before start": ({"a": entry(8, 0)}, EIGHT, None, "a has [2] of F32"),
     "three offsets": (
         *({"a": entry() | {"data_offsets": [0, 4, 8]}}, EIGHT, None),
@@ -57,7 +85,12 @@ BROKEN = {
     ),
     "hole": ({"a": entry(0, 8), "b": entry(16, 24)}, EIGHT * 3, None, "b begins at byte 16"),
     "overlap": ({"a": entry(0, 8), "b": entry(4, 12)}, EIGHT * 2, None, "b begins at byte 4"),
-    "two names for one range": ({"a": entry(), "b": entry()}, EIGHT, None, "b begins at byte 0"),
+    "two names for one range (lattice #752)": (
+        {"a": entry(), "b": entry()},
+        EIGHT,
+        None,
+        "b begins at byte 0",
+    ),
     "does not begin at 0": ({"a": entry(8, 16)}, EIGHT * 2, None, "a begins at byte 8"),
     "bytes left over": (GOOD, EIGHT * 2, None, "its header describes"),
     "bytes missing": (GOOD, EIGHT[:-1], None, "its header describes"),
@@ -81,8 +114,22 @@ def test_file_without_room_for_a_header(tmp_path, size):
         load_tensors(tmp_path / "x")
 
 
+def test_a_header_over_the_limit_is_not_even_read(tmp_path):
+    """The file is large enough for it; the reader takes no memory for what it does not believe."""
+    with (tmp_path / "x").open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_001) + b"{")
+        file.truncate(100_000_100)  # sparse
+    tracemalloc.start()
+    with pytest.raises(InputError, match="claims 100000001 bytes"):
+        load_tensors(tmp_path / "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
 def test_what_the_format_allows_is_read(tmp_path):
-    """Spaces after the header, metadata, empty tensors and ones without axes, no tensors at all."""
+    """Spaces after the header, metadata, empty tensors (modelaudit PR #1607 refused them), ones without
+    axes, no tensors at all."""
     header = {"__metadata__": {"format": "pt"}, "e": entry(4, 4, (0, 3)), "s": entry(0, 4, ())}
     data = np.float32(2.5).tobytes()
     tensors = load_tensors(write_raw(tmp_path / "x", json.dumps(header) + "   ", data))
@@ -106,6 +153,23 @@ def test_saved_tensors_come_back_bit_for_bit(tmp_path, dtype):
     assert again.keys() == tensors.keys()
     for key, tensor in tensors.items():
         assert again[key].dtype == tensor.dtype and torch.equal(again[key], tensor), key
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_tensors_come_back(tmp_path, seed):
+    """Random numbers of random tensors of random types and shapes, and slices of what was read."""
+    rng = np.random.default_rng(seed)
+    shapes = [tuple(rng.integers(0, 4, size=rng.integers(4))) for _ in range(rng.integers(6))]
+    types = rng.choice(list(DTYPES), size=len(shapes))
+    numbers = [torch.from_numpy(rng.integers(0, 2, size=shape)) for shape in shapes]
+    tensors = {f"t{i}": x.to(DTYPES[t]) for i, (x, t) in enumerate(zip(numbers, types))}
+    save_tensors(tmp_path / "x", tensors, {"seed": str(seed)})
+    again, metadata = read_safetensors(tmp_path / "x")
+    assert again.keys() == tensors.keys() and metadata == {"seed": str(seed)}
+    for key, tensor in tensors.items():
+        assert again[key].dtype == tensor.dtype and torch.equal(again[key], tensor)
+        if tensor.dim():
+            assert torch.equal(again[key][1:], tensor[1:])
 
 
 def test_reader_agrees_with_the_reference_library(tmp_path):
@@ -162,3 +226,40 @@ def test_failed_write_leaves_what_was_there(tmp_path):
         write_atomically(tmp_path / "x", pieces())
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"before"
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    done, real_sync, real_replace = [], os.fsync, os.replace
+
+    def sync(fd):
+        done.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        if done == ["file"]:
+            assert os.fstat(fd).st_size == 5 and not (tmp_path / "x").exists()
+        real_sync(fd)
+
+    def replace(source, target):
+        assert Path(source).parent == Path(target).parent == tmp_path
+        done.append("name")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_atomically(tmp_path / "x", b"hello")
+    assert done == ["file", "name", "folder"]
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644  # others may read it
+
+
+def test_what_does_not_fit_a_module_is_named(tmp_path):
+    module, path = torch.nn.Linear(2, 3), tmp_path / "x"
+    right = {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}
+    fill(module, path, right)
+    assert torch.equal(module.weight, right["weight"])
+    for wrong, expected in [
+        ({"weight": right["weight"]}, "bias is not there, should be (3,)"),
+        (right | {"bias": torch.ones(2)}, "bias is (2,), should be (3,)"),
+        (right | {"more": torch.ones(2)}, "more is (2,), should be not there"),
+    ]:
+        with pytest.raises(
+            InputError, match=re.escape(f"{path}: {expected}; it is of another run")
+        ):
+            fill(module, path, wrong)
