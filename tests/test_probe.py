@@ -1,5 +1,6 @@
 """The three probes: the paper's words, Eq. 6 by hand, and the command."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -213,6 +214,10 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     losses = [line["dis"] for line in metrics if line.get("steps") == 12]
     assert losses[-1] < 0.8 * losses[0]
+    # it is heard: its loss is far above the labels' entropy, where the classifiers' would be capped
+    alone = dataclasses.replace(cfg, lam=1e-9)
+    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, run)
+    assert not torch.allclose(unmoved.encoder.tokens, cfp.encoder.tokens, atol=1e-3)
     # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
     users = np.arange(4)
     answers = probe.answer_tokens(corpus, "gender", "cpu")
