@@ -359,7 +359,7 @@ def finished(folder: Path) -> tuple[dict, dict]:
         )
     if "attrs" not in config or not {"p5 weights", "p5 tokenizer"} <= results.keys():
         raise InputError(
-            f"--run {folder}: is none of train.py, or of an older version; run train.py again"
+            f"--run {folder}: was made by an older version, or not by train.py; run train.py again"
         )
     return config, results
 

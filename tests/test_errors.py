@@ -491,7 +491,7 @@ TABLE = [
     ("evaluate.py --run run --audit", write("run/results.json", "[]"),
      "--run run: config.json or results.json is no object; name the folder of a finished run"),
     ("evaluate.py --run run --audit", without("run/results.json", "p5 tokenizer"),
-     "--run run: is none of train.py, or of an older version; run train.py again"),
+     "--run run: was made by an older version, or not by train.py; run train.py again"),
     ("evaluate.py --run run --audit", edit("run/config.json", toy={"size": 3}),
      "--run run: config.json is of another version ([..]); run train.py again"),
     ("evaluate.py --run run --audit", edit("run/config.json", **{"data fingerprint": "abc"}),

@@ -188,6 +188,7 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
     done = run(tmp_path, "probe.py", probed)
     assert done.returncode == 2 and "--run r: its backbone was" in done.stderr
+    assert "or bring back what was in runs/p5-" in done.stderr
     weights.write_bytes(right)
     config = json.loads((tmp_path / "r/config.json").read_text())
     (tmp_path / "r/config.json").write_text(json.dumps(config | {"attr": config.pop("attrs")}))
