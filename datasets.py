@@ -457,7 +457,9 @@ def load_recbole(name: str, folder: Path) -> Dataset:
     file and line.
     """
     folder = Path(folder)
-    if not (folder / f"{name}.inter").exists():
+    if (
+        Path(name).name != name or not (folder / f"{name}.inter").exists()
+    ):  # it names a run's folder
         raise InputError(
             f"--data {name}: neither toy, ml-1m, ml-100k, insurance nor a file {folder / name}.inter; "
             "correct one of the two"
@@ -469,13 +471,14 @@ def load_recbole(name: str, folder: Path) -> Dataset:
         where, header = next(rows, (f"{path}:1", [""]))
         types = [column.partition(":")[::2] for column in header]
         known = {"token", "token_seq", "float", "float_seq"}
-        bad = [column for column, (_, kind) in zip(header, types) if kind not in known]
         names = [field_name for field_name, _ in types]
+        bad = [kind for _, kind in types if kind not in known]
+        bad += [field_name for field_name in names if set(field_name) & set("/\\,")]  # names files
         lacking = [field_name for field_name in needed if field_name not in names]
         if bad or lacking or len(set(names)) < len(names):
             raise InputError(
-                f"{where}: the header must name each column once as field:type, type one of "
-                f"{', '.join(sorted(known))}, with {', '.join(needed)} among them"
+                f"{where}: the header must name each column once as field:type, field without / \\ and "
+                f"comma, type one of {', '.join(sorted(known))}, with {', '.join(needed)} among them"
             )
         for where, row in rows:
             if len(row) != len(header):

@@ -50,6 +50,13 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         print(f"error: cannot write: {error.strerror}; make room and try again", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # torch says the latter of the CPU's memory
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            if "can't allocate memory" not in str(error):
+                raise
+        why = "free some, or choose a smaller --backbone or --batch-size"
+        print(f"error: there is no more memory; {why}", file=sys.stderr)
+        sys.exit(2)
 
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

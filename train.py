@@ -303,7 +303,9 @@ def enough_for_tables(dataset: Dataset) -> None:
     n_users, n_items = len(dataset.users), len(dataset.titles)
     enough_memory(
         f"measuring {n_users} users and {n_items} items",
-        24 * n_users * n_items,  # popularity's scores and two copies of them, float64, as measured
+        24
+        * n_users
+        * n_items,  # two copies of the baselines' scores beside them, float64; train.py takes 18
         torch.device("cpu"),
         "choose a smaller data set",
     )

@@ -164,6 +164,8 @@ BAD_ROWS = {  # data set, file, text to replace, replacement, expected in the me
     ),
     "product": ("insurance", "Train.csv", ",1,0,1,0", ",1,0,1", "Train.csv:3: 11 columns"),
     "type": ("mini", "mini.user", "age:token", "age:int", "mini.user:1: the header"),
+    "path": ("mini", "mini.user", "country:", "../country:", "mini.user:1: the header"),
+    "comma": ("mini", "mini.user", "country:", "land,country:", "mini.user:1: the header"),
     "empty": ("mini", "mini.user", "\tFR", "\t", "mini.user:3: country is empty"),
     "width": ("mini", "mini.user", "\tFR", "", "mini.user:3: 3 columns"),
     "no id": ("mini", "mini.inter", "item_id:", "film:", "mini.inter:1: the header"),

@@ -533,6 +533,9 @@ TABLE = [
     ("train.py --attr gender --data films --data-dir mini", None,
      "--data films: neither toy, ml-1m, ml-100k, insurance nor a file mini/films.inter; correct one of "
      "the two"),
+    ("train.py --attr gender --data ../mini --data-dir mini", None,
+     "--data ../mini: neither toy, ml-1m, ml-100k, insurance nor a file mini/../mini.inter; correct one "
+     "of the two"),
     (ML_1M, remove("ml-1m/users.dat"),
      "ml-1m/users.dat is missing; put it there or correct --data-dir"),
     (MINI, write("mini/mini.user", b"user_id:token\xff"),
@@ -558,8 +561,8 @@ TABLE = [
     (INSURANCE, change("insurance/Train.csv", ",1,0,1,0", ",1,0,1"),
      "insurance/Train.csv:3: 11 columns where the header has 12; mend it"),
     (MINI, change("mini/mini.user", "age:token", "age:int"),
-     "mini/mini.user:1: the header must name each column once as field:type, type one of float, "
-     "float_seq, token, token_seq, with user_id among them"),
+     "mini/mini.user:1: the header must name each column once as field:type, field without / \\ and "
+     "comma, type one of float, float_seq, token, token_seq, with user_id among them"),
     (MINI, change("mini/mini.user", "\tFR", ""),
      "mini/mini.user:3: 3 columns where the header has 4; mend it"),
     (MINI, change("mini/mini.user", "\tFR", "\t"),
@@ -800,6 +803,10 @@ TABLE = [
     ("reproduce.py table 1 --seeds 1",
      attribute(reproduce, "carry_out", lambda *args: {"toy-c-pmf-seed0": "error: no luck today"}),
      "1 of 4 failed and are left blank; toy-c-pmf-seed0: error: no luck today"),
+    (f"{TOY} --out new", failing(train, "describe", MemoryError()),
+     "there is no more memory; free some, or choose a smaller --backbone or --batch-size"),
+    (f"{TOY} --out new", attribute(train, "describe", lambda *args: torch.empty(2**58)),
+     "there is no more memory; free some, or choose a smaller --backbone or --batch-size"),
     # numbers that go astray
     (f"train.py --attr gender {SMALL} --seed 1", loss_is_no_number,
      "training went astray in step 1 at learning rate 0.0006 and 2e-05: the loss is nan, the length of "
