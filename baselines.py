@@ -482,7 +482,13 @@ def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Pat
     def found() -> list[Path]:
         runs = [Path("runs") / name, *sorted(Path("runs").glob(f"{name}-[0-9]*"))]
         done = [folder for folder in runs if (folder / "results.json").exists()]
-        return [folder for folder in done if fits(folder, wanted)]
+        return [folder for folder in done if usable(folder)]
+
+    def usable(folder: Path) -> bool:
+        try:
+            return fits(folder, wanted)
+        except InputError:  # of an older version, and nobody asked for it
+            return False
 
     if not found():
         run.say("P5 and CFP: training them with train.py")

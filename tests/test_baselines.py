@@ -852,6 +852,8 @@ def test_a_run_with_other_settings_is_not_taken_unasked(finished_run, monkeypatc
     corpus, started = toy_of_sixty(), []
     other = finished_run("runs/toy-gender-seed0", cfp=dict(lam=100.0))
     finished_run("runs/toy-gender-seed0-2", p5=dict(steps=2))
+    older = finished_run("runs/toy-gender-seed0-1")  # without the tokenizer's fingerprint
+    (older / "results.json").write_text('{"p5 weights": ""}')
 
     def train_here(argv):
         started.append(argv)
