@@ -473,6 +473,8 @@ TABLE = [
      '--resume half: its torch was "1.0" and is now "[..]"; make it as it was or begin anew'),
     ("train.py --resume half", another_tokenizer,
      '--resume half: its tokenizer was "[..]" and is now "[..]"; begin anew'),
+    ("train.py --resume half", without("half/unfinished.json", "p5 tokenizer"),
+     '--resume half: its tokenizer was null and is now "[..]"; begin anew'),
     ("train.py --resume half", checkpoint(b"short"),
      "half/checkpoint-before.safetensors: under 8 bytes; not a whole safetensors file, copy it again; "
      "or remove it, and this training begins anew"),
