@@ -235,10 +235,10 @@ def p5_backbone(
     run.say(f"P5 backbone: training a {type(model).__name__} of {count} {origin} into {target}")
     if folder is not None:  # they are views of the files: give them memory of their own
         n_weights = sum(param.numel() for param in model.parameters())
+        # of each in float32 itself, its gradient, AdamW's two means and the best so far
         enough_memory(
             f"training {n_weights / 1e6:.1f} M weights",
-            20
-            * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
+            20 * n_weights,
             device,
             "--p5-steps 0 takes them as they are, or choose a smaller --backbone",
         )

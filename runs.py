@@ -42,9 +42,9 @@ class Run:
         return run
 
     def decides(self) -> dict:
-        """What has to be the same for this run to go on: its settings, and what is trained beside.
+        """What has to be the same for this run to go on: its settings, and what it trains a prompt for.
 
-        `frozen` has the fingerprints of the latter, "backbone" and "tokenizer", once they are known.
+        `frozen` has the latter's fingerprints, "backbone" and "tokenizer", as soon as they are known.
         """
         config = {key: value for key, value in self.config.items() if key != "command"}
         return json.loads(json.dumps(config | self.frozen))  # its tuples are lists in files
