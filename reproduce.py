@@ -39,7 +39,7 @@ import report
 from cfp import CFP, PAPER_SCHEDULE, CFPConfig
 from data import TASKS
 from datasets import ToyConfig, fingerprint, load_dataset
-from files import InputError, lock, run_command, write_atomically
+from files import InputError, Interrupted, lock, run_command, write_atomically
 from flags import at_least, pick_device, rate, settings
 from flags import parse_args as train_args
 from model import T5, Llama, LlamaConfig, T5Config, target_loss
@@ -418,8 +418,10 @@ def in_use(folder: Path) -> bool:
 # How long it takes
 # -------------------------------------------------------------------------------------------------
 
-# Minutes of one process with one thread on an AMD EPYC core with other work beside it, where no run of the
-# kind is in runs/ yet. "P5" comes on top for whoever trains the backbone. What is not here is not known.
+# Minutes where no run of the kind is in runs/ yet, on an AMD EPYC. Of the toy world: with one thread, whole
+# runs for "prompts", "prompt" and the probes, for the rest worked out from the steps of short ones; "P5"
+# comes on top for whoever trains the backbone. Of the others: a whole run, its P5 included, on two cores
+# (ml-100k: one). What is not here is not known.
 MINUTES = {
     "toy": {
         "P5": 1.3,
@@ -549,8 +551,8 @@ def show_plan(planned: list[Planned], wanted: list[str], w: World, at_once: int)
     )
     if known:
         lines.append(
-            "The times are those of finished runs of the same kind in runs/, or else of one core of an AMD "
-            "EPYC"
+            "The times are those of finished runs of the same kind in runs/, or else what an AMD EPYC took "
+            "or, by its steps, would take (`MINUTES`)"
         )
     if unknown:
         lines.append(f"How long these take has not been measured yet: {', '.join(unknown)}")
@@ -1152,11 +1154,15 @@ def main(argv: list[str] | None = None) -> list[Path]:
     if w.data == "ml-1m" and w.data_dir is None:
         load_dataset(w.data)  # downloads it, once for all runs
     began = time.monotonic()
-    failed = carry_out(planned, at_once)
+    try:
+        failed = carry_out(planned, at_once)
+    except KeyboardInterrupt:
+        raise Interrupted("the same command goes on with what is not finished") from None
     written = write_out(wanted, gather(w, seeds), w)
     held.close()
-    if len(wanted) == 1 and written:
-        print("\n" + next(path for path in written if path.suffix == ".md").read_text())
+    for path in written if len(wanted) == 1 else ():
+        if path.suffix == ".md":
+            print("\n" + path.read_text())
     print(f"{minutes(time.monotonic() - began)}; {len(written)} files are in {w.folder}")
     if failed:
         name, said = next(iter(failed.items()))

@@ -93,9 +93,9 @@ class Run:
         self.write_json("unfinished.json", results | {"seconds": self.seconds()})
 
     def finish(self, results: dict) -> None:
-        """Write results.json, with what it was measured on, in place of what was kept for going on."""
-        device = torch.device(self.config.get("device", "cpu"))
-        self.write_json("results.json", results | {"hardware": hardware(device)})
+        """Add to the results what they were computed on and write results.json, in place of what was kept."""
+        results["hardware"] = hardware(torch.device(self.config.get("device", "cpu")))
+        self.write_json("results.json", results)
         (self.folder / "unfinished.json").unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():
             # Ctrl-C belongs again to the run that began this one, or to nobody

@@ -805,6 +805,8 @@ TABLE = [
     ("reproduce.py table 1 --seeds 1",
      attribute(reproduce, "carry_out", lambda *args: {"toy-c-pmf-seed0": "error: no luck today"}),
      "1 of 4 failed and are left blank; toy-c-pmf-seed0: error: no luck today"),
+    ("reproduce.py table 1 --seeds 1", failing(reproduce, "carry_out", KeyboardInterrupt()),
+     "interrupted; the same command goes on with what is not finished"),
     (f"{TOY} --out new", failing(train, "describe", MemoryError()),
      "there is no more memory; free some, or choose a smaller --backbone or --batch-size"),
     (f"{TOY} --out new", attribute(train, "describe", lambda *args: torch.empty(2**58)),

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -531,13 +532,25 @@ def test_one_that_fails_stops_only_what_needs_it(stand_in, capsys):
 
 
 def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
-    folder = tmp_path / "held"
-    folder.mkdir()
-    assert not reproduce.in_use(folder)
+    prepare, log = stand_in
+    (planned,) = prepare("works")
+    what = json.loads((tmp_path / "scripts" / "what.json").read_text())
+    folder = tmp_path / "runs" / planned.job.name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(what[planned.job.name]["config"]))
     held = reproduce.lock(folder)
     assert reproduce.in_use(folder)
-    held.close()
-    assert not reproduce.in_use(folder)
+
+    def finish():
+        (folder / "results.json").write_text("{}")
+        held.close()
+
+    other = threading.Timer(1.0, finish)
+    other.start()
+    assert reproduce.carry_out(prepare("works"), 1) == {}
+    other.join()
+    assert (folder / "results.json").exists() and not reproduce.in_use(folder)
+    assert not log.exists()  # nothing was started
 
 
 @pytest.mark.slow
