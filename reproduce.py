@@ -143,6 +143,8 @@ def run_of(w: World, script: str, kind: str, group: str, seed: int, name: str, f
     for flag in ["--prefix-len"] * ("--prefix-len" in flags) + ["--mixer-epochs"] * (not several):
         if flag in small:
             del small[small.index(flag) : small.index(flag) + 2]
+    if "--model lookup" in flags:  # it learns nothing
+        small = small.split(" --epochs")[0]
     name = f"{'quick-' if w.quick else ''}{w.data}-{name}-seed{seed}"
     return Job(name, kind, group, script, (*about, *shlex.split(flags), *small), seed, **more)
 
