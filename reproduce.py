@@ -140,11 +140,12 @@ def run_of(w: World, script: str, kind: str, group: str, seed: int, name: str, f
     about += ["--device", w.device, "--seed", str(seed)]
     small = shlex.split(MINIATURE[script]) if w.quick else []
     several = "," in flags.split("--attr ")[1].split()[0]
-    for flag in ["--prefix-len"] * ("--prefix-len" in flags) + ["--mixer-epochs"] * (not several):
+    needless = ["--prefix-len"] if "--prefix-len" in flags else []
+    needless += [] if several else ["--mixer-epochs"]
+    needless += ["--epochs", "--fair-epochs"] if "--model lookup" in flags else []  # learns nothing
+    for flag in needless:
         if flag in small:
             del small[small.index(flag) : small.index(flag) + 2]
-    if "--model lookup" in flags:  # it learns nothing
-        small = small.split(" --epochs")[0]
     name = f"{'quick-' if w.quick else ''}{w.data}-{name}-seed{seed}"
     return Job(name, kind, group, script, (*about, *shlex.split(flags), *small), seed, **more)
 
