@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import random_t5
 
 import checkpoints
 import files
@@ -467,7 +468,7 @@ def test_too_little_memory_is_said_before_the_work(monkeypatch):
 
 def test_weights_that_stay_in_their_file_take_no_memory(tmp_path, monkeypatch):
     """Only a type or a place that is not the file's makes copies."""
-    save_backbone(T5(T5Config(vocab_size=9)), tmp_path)
+    save_backbone(random_t5(9), tmp_path)  # T5() alone has no numbers yet
     monkeypatch.setattr(files, "free_memory", lambda device: 1000)
     load_backbone(tmp_path)
     with pytest.raises(InputError, match="M weights from .* as torch.bfloat16 takes"):
