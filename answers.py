@@ -118,9 +118,8 @@ def score_candidates(
     log_z, row = log_normalizer(model, states), torch.arange(n_rows, device=device)[:, None]
     scores = torch.zeros(n_rows, paths.shape[1], device=device)
     for part in torch.arange(paths.shape[1], device=device).split(AT_ONCE):  # (b, i, d) is large
-        for node, target in zip(
-            paths[:, part].unbind(-1), targets[:, part].unbind(-1)
-        ):  # (b or 1, i)
+        # one token of every candidate at a time: node and target are (b or 1, i)
+        for node, target in zip(paths[:, part].unbind(-1), targets[:, part].unbind(-1)):
             weight_bid = model.head_weight()[target.clamp(min=0)]
             logit = (states[row, node].float() * weight_bid.float()).sum(-1)
             scores[:, part] += (logit - log_z[row, node]).masked_fill(target < 0, 0.0)

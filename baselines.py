@@ -44,7 +44,7 @@ from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, met_before, people_with
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
-from files import InputError, enough_memory, fill, load_tensors, run_command, save_tensors
+from files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
 from flags import at_least, command_to_resume, config_of, pick_device, rate, settings
 from flags import parse_args as train_args
 from mixer import subsets
@@ -672,14 +672,8 @@ def main(argv: list[str] | None = None) -> dict:
     for name, cfg in cfgs.items():
         with torch.device("meta"):  # shapes without memory
             shape = RECOMMENDERS[name][0](cfg, len(dataset.users), len(dataset.titles))
-        n_weights = sum(param.numel() for param in shape.parameters())
-        enough_memory(
-            f"training the {n_weights / 1e6:.1f} M weights of {NAMES[name]}",
-            20
-            * n_weights,  # in float32 itself, its gradient, AdamW's two means and the best so far
-            device,
-            "choose a smaller --d",
-        )
+        # of each weight in float32 itself, its gradient, AdamW's two means and the best so far
+        enough_to_train(NAMES[name], shape, 20, device, "choose a smaller --d")
     config = {
         "command": ["baselines.py", *map(str, given)],
         "data": args.data,

@@ -13,10 +13,10 @@ left out; nothing here is needed to train or to measure anything.
 """
 
 import argparse
+import copy
 import ctypes
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -55,7 +55,9 @@ from model import (
     save_backbone,
     target_loss,
 )
+from p5 import DTYPES
 from ranks import rank_of_first, ranks_by_end
+from runs import hardware
 
 SMALL = dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_decoder_layers=6, num_heads=8)
 SHAPES = {"t5-small": SMALL, "t5-base": SMALL | dict(d_model=768, d_ff=3072, num_heads=12)}
@@ -510,8 +512,7 @@ def row_growth(world: World, table: Table, repeats: int) -> None:
 
 def row_bf16(world: World, table: Table, repeats: int) -> None:
     """The CFP's step over a frozen backbone in bfloat16."""
-    half = World.__new__(World)
-    half.__dict__ |= world.__dict__
+    half = copy.copy(world)
     half.model = T5(world.model.cfg).to(world.device)
     half.model.load_state_dict(world.model.state_dict())
     half.model = half.model.to(torch.bfloat16).requires_grad_(False).eval()
@@ -566,7 +567,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     add("--repeats", type=int, default=7, help="of each way (7; a third of it for the long ones)")
     add("--threads", type=int, help="of PyTorch (as many as there are cores)")
     add("--device", default="auto", help="cpu or cuda (cuda where there is one)")
-    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the frozen backbone (fp32)")
+    add("--dtype", choices=DTYPES, default="fp32", help="of the frozen backbone (fp32)")
     add("--out", type=Path, help="write the rows into this JSON file too")
     args = parser.parse_args(argv)
     rows = args.rows.split(",")
@@ -582,11 +583,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
-    where = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    dtype = DTYPES[args.dtype]
     print(
-        f"{args.shape}'s shape, {args.dtype}, {where}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}; ratios of the least times, to the first of each group"
+        f"{args.shape}'s shape, {args.dtype}, {hardware(device)}, torch {torch.__version__}; "
+        "ratios of the least times, to the first of each group"
     )
     world, table = World(args.shape, args.batch, args.source, device, dtype), Table()
     for name in rows:

@@ -46,9 +46,8 @@ class CFPConfig:
     # which the answer is written, so that not only the user tokens are cleaned.
     hide_from: str = "user-tokens"
     cap: bool = True  # count L_dis only up to the labels' entropy
-    discriminator: str = (
-        "classifier"  # or "soft": a soft probing prompt, section 6, without the cap
-    )
+    # or "soft": a soft probing prompt in its place, as in section 6, without the cap
+    discriminator: str = "classifier"
 
 
 # Section 5.1 and appendix A.3. # Paper silent: epochs and learning rates, which are ours; two

@@ -13,33 +13,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from answers import score_candidates
 from attack import attack, leace, make_folds
-from data import TASKS, candidates_of, people_with
+from data import TASKS, Batch, people_with
 from files import InputError, run_command, write_atomically
-from model import T5
+from model import T5, Encoded
 from p5 import Opened, open_run
-from ranks import held_out_batches, hits, rank_of_first
+from ranks import held_out_ranks, hits
 from surfaces import user_states
 
 
-@torch.no_grad()
 def erased_ranks(opened: Opened, task: str, users: np.ndarray, erase) -> np.ndarray:
     """Rank (users,) of every test item where `erase` (rows, d) is applied to each user token's state.
 
     The map is affine, so the mean over a user's tokens is erased as well as each of them.
     """
-    corpus, model = opened.corpus, opened.model
-    ranks = np.zeros(len(users), dtype=np.int64)
-    for rows, batch in held_out_batches(corpus, task, "test", users, 64, "cpu"):
-        encoded = model.encode(batch.input_ids, batch.mask, None)
+
+    def change(encoded: Encoded, batch: Batch) -> Encoded:
         states = encoded.states.clone()
         states[batch.user_mask] = torch.from_numpy(erase(states[batch.user_mask].numpy()))
-        items = [candidates_of(corpus, task, user, "test") for user in batch.users]
-        candidates = [[corpus.target(item) for item in row] for row in items]
-        scores = score_candidates(model, encoded._replace(states=states), candidates)
-        ranks[rows] = rank_of_first(scores.numpy(), [len(row) for row in items])
-    return ranks
+        return encoded._replace(states=states)
+
+    return held_out_ranks(opened.model, opened.corpus, task, "test", users, change=change)
 
 
 def erased(opened: Opened, attr: str, seed: int) -> dict:

@@ -123,15 +123,16 @@ class Encoded(NamedTuple):
     keys_values: list | None = None  # Llama: of each layer, (b, h, s, e) both; T5 has `states`
 
     def of_rows(self, rows: Tensor) -> "Encoded":
-        """The same prompts, some of them only; `rows` are indices (..,)."""
+        """The same prompts, some of them only; `rows` are indices (n,)."""
         states, mask, prefix, keys_values = self
         if prefix is not None:  # a batch axis of 1 serves all rows
-            parts = (None if part is None else part.movedim(2, 0) for part in prefix[:2])
-            parts = [part if part is None or len(part) == 1 else part[rows] for part in parts]
-            parts = [None if part is None else part.movedim(0, 2) for part in parts]
-            hidden = prefix.mask
-            hidden = hidden if hidden is None or len(hidden) == 1 else hidden[rows]
-            prefix = Prefix(*parts, hidden)
+            axes = 2, 2, 0
+            prefix = Prefix(
+                *(
+                    part if part is None or part.shape[axis] == 1 else part.index_select(axis, rows)
+                    for part, axis in zip(prefix, axes)
+                )
+            )
         if keys_values is not None:
             keys_values = [(keys[rows], values[rows]) for keys, values in keys_values]
         return Encoded(states[rows], mask[rows], prefix, keys_values)
@@ -666,9 +667,8 @@ def save_backbone(model: Backbone, folder: Path) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
-def config_in(folder: Path) -> T5Config | LlamaConfig:
-    """The shape of the model in a folder in the public layout."""
-    config = read_config(Path(folder))
+def config_from(config: dict) -> T5Config | LlamaConfig:
+    """The shape of the model that a public `config.json` is about, as `read_config` gives it."""
     kind = MODELS[config["model_type"]][1]
     known = {field.name for field in fields(kind)}
     return kind(**{key: value for key, value in config.items() if key in known})
@@ -684,9 +684,9 @@ def load_backbone(
     compared. Raises InputError naming the file and the key where that is not so. A tensor that has
     the wanted type already is not copied: it stays a view of the file.
     """
-    config, cfg = read_config(Path(folder)), config_in(folder)
+    config = read_config(Path(folder))
     with torch.device("meta"):  # no memory for weights that are about to be replaced
-        model = MODELS[config["model_type"]][0](cfg)
+        model = MODELS[config["model_type"]][0](config_from(config))
     shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
     state, found = {}, read_tensors(Path(folder), config)
     is_view = lambda tensor: tensor.dtype == dtype and torch.device(device).type == "cpu"

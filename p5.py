@@ -38,7 +38,7 @@ from model import (
     LlamaConfig,
     Prefix,
     T5Config,
-    config_in,
+    config_from,
     init_from_scratch,
     load_backbone,
     save_backbone,
@@ -163,7 +163,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of a frozen backbone
 def shape_of(name: str, folder: Path | None) -> T5Config | LlamaConfig:
     """What a prompt has to fit: the backbone's config, of one from scratch but for its vocabulary."""
     if folder is not None:
-        return config_in(folder)
+        return config_from(read_config(folder))
     return T5Config(1) if name == "tiny" else LlamaConfig(1)
 
 

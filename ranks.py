@@ -1,11 +1,13 @@
 """Where the held-out item stands among its candidates: Hit@k, ties counted against the model."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from answers import score_candidates
 from attack import BOOTSTRAP
-from data import Corpus, candidates_of, collate, held_out_example, people_with
+from data import Batch, Corpus, candidates_of, collate, held_out_example, people_with
 from model import Backbone, Encoded, Prefix
 
 
@@ -28,17 +30,20 @@ def held_out_ranks(
     users: np.ndarray,
     prefix: Prefix | None = None,
     batch_size: int = 64,
+    change: Callable[[Encoded, Batch], Encoded] | None = None,
 ) -> np.ndarray:
     """Rank (users,), 1 is best, of every user's held-out item among the candidates.
 
     Source: section 5.1; Hit@k is the share of ranks up to k.
 
-    `part` is "valid" or "test"; all users must have an item in it.
+    `part` is "valid" or "test"; all users must have an item in it. `change`, if there is one, is made to
+    the prompts as encoded before the answers are decoded.
     """
     ranks = np.zeros(len(users), dtype=np.int64)
     device = next(model.parameters()).device
     for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        encoded = encoded if change is None else change(encoded, batch)
         items = [candidates_of(corpus, task, user, part) for user in batch.users]
         candidates = [[corpus.target(item) for item in row] for row in items]
         ranks[rows] = ranks_by_end(model, encoded, candidates)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
 import published
+from baselines import NAMES
 from files import write_atomically
 
 LETTERS = {"G": "gender", "A": "age", "O": "occupation", "M": "marital"}
@@ -70,9 +71,14 @@ def summarise(found: Iterable[list[float]]) -> Summary | None:
 
 def distance(auc: Summary) -> Summary:
     """How far an AUC is from 50, with its interval: what a leak is, on either side."""
-    ends = abs(auc.low - 50), abs(auc.high - 50)
-    low = 0.0 if auc.low <= 50 <= auc.high else min(ends)
-    return Summary(abs(auc.mean - 50), auc.sd, low, max(ends), auc.n)
+    mean, low, high = away_from(50, auc.mean, auc.low, auc.high)
+    return Summary(mean, auc.sd, low, high, auc.n)
+
+
+def away_from(chance: float, value: float, low: float, high: float) -> tuple[float, float, float]:
+    """How far a value is from chance, with the ends of that: 0 is among them where chance is."""
+    ends = abs(low - chance), abs(high - chance)
+    return abs(value - chance), 0.0 if low <= chance <= high else min(ends), max(ends)
 
 
 def compare(ours: Summary, other: Summary, metric: str) -> int:
@@ -117,7 +123,7 @@ def rows_of(results: dict) -> list[Row]:
         add("popularity", (), task, results["popularity"][task], {})
         if "rows" in results:  # of baselines.py; popularity is among its rows too
             for row in results["rows"]:
-                model = {"p5": "P5", "cfp": "CFP"}.get(row["model"]) or MODELS[row["model"]]
+                model = MODELS[row["model"]]
                 if model != "popularity":
                     add(model, row["hidden"], task, row[task], row["floor"])
             continue
@@ -131,9 +137,7 @@ def rows_of(results: dict) -> list[Row]:
     return rows
 
 
-MODELS = {"popularity": "popularity", "lookup": "lookup", "pmf": "PMF", "simplex": "SimpleX"}
-MODELS |= {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "c-pmf": "C-PMF", "c-sx": "C-SX"}
-MODELS |= {"s-sas": "S-SAS", "s-b4": "S-B4"}
+MODELS = NAMES | {"cfp": "CFP"}  # as the paper calls them
 UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
 
 
@@ -210,12 +214,7 @@ def mean_leak(aucs: list[list[float]]) -> list[float]:
 
     45 does not make up for 55.
     """
-    values, lows, highs = [], [], []
-    for auc, low, high in aucs:
-        values.append(abs(auc - 0.5))
-        lows.append(0.0 if low <= 0.5 <= high else min(abs(low - 0.5), abs(high - 0.5)))
-        highs.append(max(abs(low - 0.5), abs(high - 0.5)))
-    return [0.5 + statistics.fmean(some) for some in (values, lows, highs)]
+    return [0.5 + statistics.fmean(some) for some in zip(*(away_from(0.5, *auc) for auc in aucs))]
 
 
 # -------------------------------------------------------------------------------------------------

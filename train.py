@@ -40,6 +40,7 @@ from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from files import (
     InputError,
     enough_memory,
+    enough_to_train,
     fill,
     load_tensors,
     run_command,
@@ -289,23 +290,17 @@ def enough_for_game(
         if mixer_cfg is not None:
             players["the mixer"] = (Mixer(mixer_cfg, shape), "--mixer-hidden")
     for what, (player, flag) in players.items():
-        n_weights = sum(param.numel() for param in player.parameters())
-        enough_memory(
-            f"training the {n_weights / 1e6:.1f} M weights of {what}",
-            28 * n_weights,  # in float32 itself, its gradient, AdamW's two means, three snapshots
-            device,
-            f"choose a smaller {flag}",
-        )
+        # of each weight in float32 itself, its gradient, AdamW's two means, three snapshots
+        enough_to_train(what, player, 28, device, f"choose a smaller {flag}")
 
 
 def enough_for_tables(dataset: Dataset) -> None:
     """Raises InputError where tables of users and items cannot fit: what is measured is in some, dense."""
     n_users, n_items = len(dataset.users), len(dataset.titles)
+    # two copies of the baselines' scores beside them, float64: 24 bytes; train.py takes 18
     enough_memory(
         f"measuring {n_users} users and {n_items} items",
-        24
-        * n_users
-        * n_items,  # two copies of the baselines' scores beside them, float64; train.py takes 18
+        24 * n_users * n_items,
         torch.device("cpu"),
         "choose a smaller data set",
     )

@@ -483,7 +483,7 @@ def test_memory_of_a_game_is_that_of_what_it_trains(monkeypatch):
     width, cpu = 2 * 12 * 768 * 2, torch.device("cpu")
     asked = {}
     monkeypatch.setattr(
-        train, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
+        files, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
     )
     train.enough_for_game(CFPConfig(prefix_len=5), MixerConfig(hidden=256), base, cpu)
     prompt = sum(param.numel() for param in CFP(CFPConfig(prefix_len=5), base).parameters())
