@@ -6,15 +6,14 @@ here knows a recommender: features and labels are arrays with a row per user.
 """
 
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
-from cfp import MLP
+from cfp import MLPs
 
 FOLDS = 5
 SHUFFLES = 20  # repetitions of a whole attack on shuffled labels, behind every floor
@@ -164,31 +163,33 @@ class Scores(NamedTuple):
 
 
 def attack_logistic(
-    x: Tensor, problems: Problems, n_classes: int, seed: int, penalty: float
-) -> Scores:
-    """Logistic regression on x (users, d): mean cross-entropy + penalty / 2 * |weights|^2.
+    x: Tensor, problems: Problems, n_classes: int, seed: int, penalties: tuple[float, ...]
+) -> list[Scores]:
+    """Logistic regression on x (users, d): mean cross-entropy + penalty / 2 * |weights|^2, each of them.
 
-    All problems go through the same users in one matrix product and are told apart by who counts.
-    Accelerated gradient descent (Nesterov 1983), 300 steps; the step is one over the largest curvature.
+    All problems go through the same users in one matrix product, with every penalty, and are told apart
+    by who counts. Accelerated gradient descent (Nesterov 1983), 300 steps; the step is one over the
+    largest curvature.
     """
-    (n, d), (g, f, n_train) = x.shape, problems.train.shape
+    (n, d), (g, f, n_train), k = x.shape, problems.train.shape, len(penalties)
     counts = torch.zeros(g, f, n).scatter_(2, problems.train, 1.0 / n_train)
-    counts = counts.flatten(0, 1).T.unsqueeze(1)  # (n, 1, g*f)
+    counts = counts.flatten(0, 1).T.repeat(1, k).unsqueeze(1)  # (n, 1, k*g*f)
     one_hot = F.one_hot(problems.labels, n_classes).float()  # (g, n, c)
-    one_hot = one_hot.permute(1, 2, 0).repeat_interleave(f, dim=2)  # (n, c, g*f)
+    one_hot = one_hot.permute(1, 2, 0).repeat_interleave(f, dim=2).repeat(1, 1, k)  # (n, c, k*g*f)
     x = torch.cat([x, torch.ones(n, 1)], dim=1)  # the bias, which is penalised like the others
+    penalty = torch.tensor(penalties).repeat_interleave(g * f).repeat(n_classes)  # (c*k*g*f)
     curvature = 0.5 * torch.linalg.matrix_norm(x, 2).square() / n_train + penalty
-    weight = torch.zeros(d + 1, n_classes * g * f)
+    weight = torch.zeros(d + 1, len(penalty))
     ahead = weight
     for i in range(300):
         # classes in the middle: a softmax over a short last axis takes four times as long
-        p = (x @ ahead).view(n, n_classes, g * f).softmax(1)
-        gradient = x.T @ (counts * (p - one_hot)).flatten(1) + penalty * ahead
+        p = (x @ ahead).view(n, n_classes, k * g * f).softmax(1)
+        gradient = x.T @ p.sub_(one_hot).mul_(counts).flatten(1) + penalty * ahead
         previous, weight = weight, ahead - gradient / curvature
         ahead = weight + i / (i + 3) * (weight - previous)
-    logits = (x @ weight).view(n, n_classes, g, f).permute(2, 3, 0, 1).log_softmax(-1)
-    pick = lambda rows: logits.gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, n_classes))
-    return Scores(pick(problems.valid), pick(problems.test))
+    logits = (x @ weight).view(n, n_classes, k, g, f).permute(2, 3, 4, 0, 1).log_softmax(-1)
+    pick = lambda one, rows: one.gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, n_classes))
+    return [Scores(pick(one, problems.valid), pick(one, problems.test)) for one in logits]
 
 
 def attack_mlp(
@@ -200,10 +201,10 @@ def attack_mlp(
     lr: float,
     hidden: int = 64,
     n_seeds: int = 2,
-) -> Scores:
+) -> list[Scores]:
     """An MLP on x (users, d); depth 7 is the paper's (appendix A.3). Mean of `n_seeds` of them.
 
-    All problems' networks are trained side by side (vmap) with AdamW, for 24 passes over their
+    All problems' networks are trained side by side with AdamW, for 24 passes over their
     training users at most. A labelling's networks are tested as they were after the pass whose AUC
     on validation users, mean over the folds, was best, and are not looked at any more when six in a
     row were not better (up to 30 and ten read the same). No dropout: with 0.3 it reads at most half
@@ -215,21 +216,19 @@ def attack_mlp(
     train, rest = together(problems.train), together(torch.cat(problems[2:], dim=2))
     y = together(problems.labels_of(problems.train))
     valid_y = problems.labels_of(problems.valid)
-    nets = [MLP(x.shape[1], n_classes, depth, hidden, dropout=0.0) for _ in train]
-    params, _ = stack_module_state(nets)
-    run = vmap(lambda p, xs: functional_call(nets[0], p, (xs,)))
-    optimizer = torch.optim.AdamW(params.values(), lr=lr, weight_decay=0.3)
+    nets = MLPs(len(train), x.shape[1], n_classes, depth, hidden, dropout=0.0)
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=lr, weight_decay=0.3, fused=True)
     best, waited, kept = torch.full((g,), -1.0), torch.zeros(g), None
     for _ in range(24):
         order = torch.rand(train.shape).argsort(1)
         for some in order.split(max(128, n_train // 32), dim=1):  # (nets, b)
-            logits = run(params, x[train.gather(1, some)])
-            loss = F.cross_entropy(logits.flatten(0, 1), y.gather(1, some).flatten()) * len(nets)
+            logits = nets(x[train.gather(1, some)])
+            loss = F.cross_entropy(logits.flatten(0, 1), y.gather(1, some).flatten()) * len(train)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            logits = run(params, x[rest]).log_softmax(-1).unflatten(0, (n_seeds, g, f)).mean(0)
+            logits = nets(x[rest]).log_softmax(-1).unflatten(0, (n_seeds, g, f)).mean(0)
         scores = Scores(*logits.split([problems.valid.shape[2], problems.test.shape[2]], dim=2))
         valid_auc = macro_aucs(scores.valid, valid_y).mean(1)  # (g,)
         better = (valid_auc > best) & (waited < 6)
@@ -238,15 +237,23 @@ def attack_mlp(
         kept = scores if kept is None else Scores(*map(lambda a, b: a.where(keep, b), scores, kept))
         if (waited >= 6).all():
             break
-    return kept
+    return [kept]
 
 
-ATTACKERS: dict[str, list[Callable[..., Scores]]] = {  # each with its settings
-    "logistic regression": [partial(attack_logistic, penalty=p) for p in (1.0, 0.1, 0.01, 0.001)],
+ATTACKERS: dict[str, list[Callable[..., list[Scores]]]] = {  # each with its settings
+    "logistic regression": [partial(attack_logistic, penalties=(1.0, 0.1, 0.01, 0.001))],
     "seven-layer MLP": [partial(attack_mlp, depth=7, lr=lr) for lr in (1e-3, 4e-3)],
     "two-layer MLP": [partial(attack_mlp, depth=2, lr=lr) for lr in (1e-3, 1e-2)],
 }
 TOGETHER = "all attackers together"
+
+
+def scores_of(
+    name: str, x: Tensor, problems: Problems, n_classes: int, seed: int
+) -> Iterator[Scores]:
+    """What that attacker makes of the users with each of its settings, one after the other."""
+    for attacker in ATTACKERS[name]:
+        yield from attacker(x, problems, n_classes, seed)
 
 
 def as_ranks(scores_gfuc: Tensor) -> Tensor:
@@ -279,8 +286,8 @@ def cross_fit(
     x, found = standardised(features), []
     for name in names or ATTACKERS:
         best = None
-        for setting in ATTACKERS[name]:
-            ranks = Scores(*map(as_ranks, setting(x, problems, n_classes, seeds[0])))
+        for scores in scores_of(name, x, problems, n_classes, seeds[0]):
+            ranks = Scores(*map(as_ranks, scores))
             valid_auc = macro_aucs(ranks.valid, y_valid).mean(1)
             if best is None:
                 best_auc, best = valid_auc, ranks
@@ -349,8 +356,7 @@ def certainty(
     alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
     x, found = standardised(features), []
     for name in names or ATTACKERS:
-        for setting in ATTACKERS[name]:
-            scores = setting(x, alone, n_classes, seed)
+        for scores in scores_of(name, x, alone, n_classes, seed):
             own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
             found.append((own.mean().item(), name, scores.test[0, 0, place].exp().numpy()))
     _, name, probabilities = max(found, key=lambda tried: tried[0])

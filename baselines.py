@@ -245,7 +245,11 @@ def train_recommender(
             "what follows; choose another --model"
         )
     optimizer = torch.optim.AdamW(
-        model.parameters(), cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay
+        model.parameters(),
+        cfg.lr,
+        betas=(0.9, 0.98),
+        weight_decay=cfg.weight_decay,
+        fused=True,
     )
     n_steps = cfg.epochs * math.ceil(len(rows) / cfg.batch_size)
     can_choose = len(people_with(corpus, "valid")) > 0
@@ -321,9 +325,9 @@ def make_fair(
         for c in choices
     }
     members = train.members_of(adversary)
-    player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
+    player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0, fused=True)
     dis_optimizer = torch.optim.AdamW(
-        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay
+        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True
     )
     rows, n_users = model.examples(data), len(data.seen)
     n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg)

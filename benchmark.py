@@ -211,8 +211,8 @@ class World:
         torch.manual_seed(0)
         self.cfp = CFP(self.cfg, self.model.cfg).to(device)
         self.discriminator = Discriminator(self.cfg, self.model.cfg.d_model, LABELS, 1).to(device)
-        self.prefix_optimizer = torch.optim.AdamW(self.cfp.parameters(), 1e-3)
-        self.dis_optimizer = torch.optim.AdamW(self.discriminator.parameters(), 1e-3)
+        self.prefix_optimizer = torch.optim.AdamW(self.cfp.parameters(), 1e-3, fused=True)
+        self.dis_optimizer = torch.optim.AdamW(self.discriminator.parameters(), 1e-3, fused=True)
         self.batch = self.prompts(batch, source)
         self.labels = torch.arange(batch, device=device) % LABELS
         self.items = [item_tokens(number) for number in range(1001, 1001 + N_MOVIES)]
@@ -264,7 +264,7 @@ def row_step(world: World, table: Table, repeats: int) -> None:
     if theirs is not None:
         d_model = world.model.cfg.d_model
         soft = torch.randn(1, world.cfg.prefix_len, d_model, device=world.device).requires_grad_()
-        optimizer = torch.optim.AdamW([soft], 1e-3)
+        optimizer = torch.optim.AdamW([soft], 1e-3, fused=True)
         n_soft, (_, ids, mask, user_mask, target, _) = soft.shape[1], world.batch
 
         def soft_prompt_step() -> None:
@@ -320,7 +320,7 @@ def row_p5(world: World, table: Table, repeats: int) -> None:
     """P5's training step, all weights, with AdamW; dropout 0 in both."""
     model = T5(world.model.cfg).to(world.device, world.dtype)
     model.load_state_dict(world.model.state_dict())
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     _, ids, mask, _, target, _ = world.batch
 
     def ours() -> None:
@@ -329,7 +329,7 @@ def row_p5(world: World, table: Table, repeats: int) -> None:
     ways, theirs = {"ours": ours}, reference(world)
     if theirs is not None:
         theirs.requires_grad_(True)
-        their_optimizer = torch.optim.AdamW(theirs.parameters(), 1e-4)
+        their_optimizer = torch.optim.AdamW(theirs.parameters(), 1e-4, fused=True)
         labels = target.masked_fill(target == NO_TOKEN, -100)
         run = lambda: theirs(input_ids=ids, attention_mask=mask, labels=labels).loss
         ways["transformers"] = lambda: step(their_optimizer, run())
@@ -425,7 +425,7 @@ def row_ranks(world: World, table: Table, repeats: int, users: int = 4) -> None:
     """
     model = T5(world.model.cfg).to(world.device, world.dtype)
     model.load_state_dict(world.model.state_dict())
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     for _ in range(30):
         batch = world.prompts(16, 8)
         step(

@@ -118,25 +118,40 @@ class CFP(nn.Module):
         return self()
 
 
-class MLP(nn.Module):
-    """`depth` linear layers with LeakyReLU and dropout between them: (b, d) -> logits (b, c).
+class Linears(nn.Module):
+    """m linear layers that share nothing, one product for all: (m, b, d_in) -> (m, b, d_out)."""
 
-    Depth 1 is linear, depth 7 the paper's classifier (appendix A.3). No BatchNorm: its moving
-    averages would change while the classifier is meant to stay fixed. No softmax: the
-    cross-entropy has it.
+    def __init__(self, m: int, d_in: int, d_out: int):
+        super().__init__()
+        bound = d_in**-0.5  # nn.Linear's
+        self.weight = nn.Parameter(torch.empty(m, d_in, d_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(m, 1, d_out).uniform_(-bound, bound))
+
+    def forward(self, x_mbd: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x_mbd, self.weight)
+
+
+class MLPs(nn.Module):
+    """m MLPs side by side that share nothing: (m, b, d) -> logits (m, b, c).
+
+    `depth` linear layers each, with LeakyReLU and dropout between them: depth 1 is linear, depth 7 the
+    paper's classifier (appendix A.3). No BatchNorm: its moving averages would change while the
+    classifier is meant to stay fixed. No softmax: the cross-entropy has it.
     """
 
-    def __init__(self, d_in: int, n_classes: int, depth: int, hidden: int, dropout: float):
+    def __init__(self, m: int, d_in: int, n_classes: int, depth: int, hidden: int, dropout: float):
         super().__init__()
-        widths = [d_in, *[hidden] * (depth - 1)]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
-        self.out = nn.Linear(widths[-1], n_classes)
-        self.dropout = nn.Dropout(dropout)
+        widths = [d_in, *[hidden] * (depth - 1), n_classes]
+        self.layers = nn.ModuleList(Linears(m, a, b) for a, b in zip(widths, widths[1:]))
+        self.dropout = dropout
 
-    def forward(self, x_bd: Tensor) -> Tensor:
-        for layer in self.hidden:
-            x_bd = self.dropout(F.leaky_relu(layer(x_bd)))
-        return self.out(x_bd)
+    def forward(self, x_mbd: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x_mbd = F.leaky_relu(layer(x_mbd))
+            if self.training and self.dropout:  # F.dropout draws three times as slowly on a CPU
+                kept = torch.rand_like(x_mbd) >= self.dropout
+                x_mbd = x_mbd * (kept / (1 - self.dropout))
+        return self.layers[-1](x_mbd)
 
 
 class Discriminator(nn.Module):
@@ -150,22 +165,19 @@ class Discriminator(nn.Module):
 
     def __init__(self, cfg: CFPConfig, d_model: int, n_classes: int, n_readings: int):
         super().__init__()
-        self.noise = cfg.dis_noise
-        self.members = nn.ModuleList(
-            nn.ModuleList(
-                MLP(d_model, n_classes, depth, cfg.dis_hidden, cfg.dis_dropout)
-                for depth in cfg.dis_depths
-            )
-            for _ in range(n_readings)
+        self.noise, self.n_readings = cfg.dis_noise, n_readings
+        self.members = nn.ModuleList(  # of each depth one for every reading
+            MLPs(n_readings, d_model, n_classes, depth, cfg.dis_hidden, cfg.dis_dropout)
+            for depth in cfg.dis_depths
         )
 
-    def forward(self, user_bd: Tensor, reading: int) -> list[Tensor]:
-        """Logits (b, c) of each member of that number's set for user states (b, d)."""
-        if len(user_bd) > 1:  # the batch's own statistics, kept nowhere; one user alone has none
-            user_bd = (user_bd - user_bd.mean(0)) / (user_bd.std(0) + 1e-6)
+    def forward(self, user_rbd: Tensor) -> list[Tensor]:
+        """Logits (r, b, c) of the members of each depth for the user states of every reading."""
+        if user_rbd.shape[1] > 1:  # the batch's own statistics, kept nowhere; one user has none
+            user_rbd = (user_rbd - user_rbd.mean(1, True)) / (user_rbd.std(1, keepdim=True) + 1e-6)
         if self.training and self.noise:
-            user_bd = user_bd + self.noise * torch.randn_like(user_bd)
-        return [member(user_bd) for member in self.members[reading]]
+            user_rbd = user_rbd + self.noise * torch.randn_like(user_rbd)
+        return [member(user_rbd) for member in self.members]
 
 
 def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
@@ -226,16 +238,12 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
     """
     known = labels >= 0
     assert known.any(), "a batch without a single label teaches the discriminator nothing"
-    losses = [
-        torch.stack(
-            [
-                F.cross_entropy(logits_bc[known], labels[known])
-                for logits_bc in discriminator(user_bd, reading)
-            ]
-        )
-        for reading, user_bd in enumerate(u_emb)
+    y = labels.clamp(min=-1).repeat(len(u_emb))
+    nll = [  # (r * b) of each depth, 0 where the label is not known
+        F.cross_entropy(logits_rbc.flatten(0, 1), y, ignore_index=-1, reduction="none")
+        for logits_rbc in discriminator(torch.stack(u_emb))
     ]
-    return torch.stack(losses).mean(1)
+    return torch.stack(nll).mean(0).view(len(u_emb), -1).sum(1) / known.sum()
 
 
 def adversarial_loss(

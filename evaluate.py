@@ -187,8 +187,9 @@ def co_trained_auc(
     """
     user_bd = torch.from_numpy(states).to(next(discriminator.parameters()).device)
     discriminator.eval()
-    with torch.no_grad():
-        members = [logits.log_softmax(-1) for logits in discriminator(user_bd, task)]
+    with torch.no_grad():  # those of all readings are asked and this task's are heard
+        everything = discriminator(user_bd.expand(discriminator.n_readings, -1, -1))
+    members = [logits_rbc[task].log_softmax(-1) for logits_rbc in everything]
     return float(macro_auc(torch.stack(members).mean(0).cpu().numpy(), labels)[0])
 
 

@@ -222,7 +222,7 @@ def probe_soft(
     device = next(model.parameters()).device
     answers, answer_ids = class_answers(corpus, attr), answer_tokens(corpus, attr, device)
     soft = SoftPrompt(model.cfg).to(device)
-    optimizer = torch.optim.AdamW(soft.parameters(), 5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(soft.parameters(), 5e-3, weight_decay=0.0, fused=True)
     best, best_auc = None, -1.0
     for epoch in range(epochs):
         set_rates(optimizer, 1 - epoch / epochs)

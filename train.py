@@ -200,9 +200,10 @@ def algorithm_1(
     adversary = {c: {k: make(k).to(device) for k in c} for c in choices}
     members = members_of(adversary)
     answers = {k: answer_tokens(corpus, k, device) for k in labels if is_soft}
-    prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0)
+    prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0, fused=True)
+    decay = 0.0 if is_soft else cfg.dis_weight_decay
     dis_optimizer = torch.optim.AdamW(
-        members.parameters(), cfg.dis_lr, weight_decay=0.0 if is_soft else cfg.dis_weight_decay
+        members.parameters(), cfg.dis_lr, weight_decay=decay, fused=True
     )
     per_epoch = batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch

@@ -104,14 +104,14 @@ def test_training_users_are_all_that_an_attacker_learns_from(rng):
     features, labels = planted(rng, n=200)
     x = torch.from_numpy(features).float()
     problems = make_problems(labels[None], [0])
-    for setting in [settings[1] for settings in ATTACKERS.values()]:
+    for setting in [settings[-1] for settings in ATTACKERS.values()]:
         one_fold = type(problems)(problems.labels, *(part[:, :1] for part in problems[1:]))
         wrong = problems.labels.clone()
         test = problems.test[0, 0]
         wrong[0, test] = 1 - wrong[0, test]
         other = one_fold._replace(labels=wrong)
-        one, two = (setting(x, p, 2, 0) for p in (one_fold, other))
-        assert (one.test == two.test).all() and (one.valid == two.valid).all()
+        for one, two in zip(*(setting(x, p, 2, 0) for p in (one_fold, other))):
+            assert (one.test == two.test).all() and (one.valid == two.valid).all()
 
 
 def planted(rng, n=500, d=12, classes=2, strength=1.0):
@@ -160,7 +160,7 @@ def test_the_strongest_is_chosen_on_validation_users(monkeypatch, rng):
             for known, rows in (valid, problems.valid), (test, problems.test):
                 right = problems.labels_of(rows).float() if known else torch.rand(rows.shape)
                 parts.append(torch.stack([-right, right], dim=-1))
-            return Scores(*parts)
+            return [Scores(*parts)]
 
         return attacker
 

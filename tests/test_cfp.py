@@ -14,10 +14,11 @@ from conftest import random_llama, random_t5
 import train
 from cfp import (
     CFP,
-    MLP,
     PAPER_SCHEDULE,
     CFPConfig,
     Discriminator,
+    Linears,
+    MLPs,
     adversarial_loss,
     discriminator_loss,
     forward,
@@ -65,8 +66,8 @@ def test_eq3_cross_entropy_by_hand():
     cfg = replace(SMALL, dis_depths=(1,), dis_noise=0.0)
     discriminator = Discriminator(cfg, d_model=1, n_classes=2, n_readings=1)
     with torch.no_grad():
-        discriminator.members[0][0].out.weight.copy_(torch.tensor([[0.0], [2.0]]))
-        discriminator.members[0][0].out.bias.zero_()
+        discriminator.members[0].layers[0].weight.copy_(torch.tensor([[[0.0, 2.0]]]))
+        discriminator.members[0].layers[0].bias.zero_()
     loss = discriminator_loss(discriminator, [torch.tensor([[3.0], [5.0]])], torch.tensor([0, 1]))
     logit = 2 / math.sqrt(2)  # of class 1 for the second user, minus that for the first
     assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-logit))], rel=1e-4)
@@ -125,10 +126,30 @@ def test_forward_takes_the_state_at_the_users_tokens(corpus, model, rng):
 
 
 def test_classifier_has_no_state_that_moves_and_gives_logits():
-    net = MLP(4, 3, depth=7, hidden=8, dropout=0.0)
-    assert sum(isinstance(m, torch.nn.Linear) for m in net.modules()) == 7
+    net = MLPs(1, 4, 3, depth=7, hidden=8, dropout=0.0)
+    assert sum(isinstance(m, Linears) for m in net.modules()) == 7
     assert list(net.buffers()) == []
-    assert not torch.allclose(net(torch.randn(5, 4) * 100).sum(-1), torch.ones(5))
+    assert not torch.allclose(net(torch.randn(1, 5, 4) * 100).sum(-1), torch.ones(5))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_mlps_side_by_side_are_each_an_ordinary_one(dropout):
+    """Copied into nn.Linear layers, each gives the same; in training a half is dropped or doubled."""
+    torch.manual_seed(0)
+    nets, x = MLPs(3, 4, 2, depth=3, hidden=8, dropout=dropout).eval(), torch.randn(3, 5, 4)
+    for one, logits in enumerate(nets(x)):
+        h = x[one]
+        for number, layer in enumerate(nets.layers):
+            linear = torch.nn.Linear(*layer.weight.shape[1:])
+            linear.weight.data, linear.bias.data = layer.weight[one].T, layer.bias[one, 0]
+            h = linear(h if number == 0 else F.leaky_relu(h))
+        assert torch.allclose(logits, h, atol=1e-6)
+    alone = MLPs(1, 1, 1, depth=2, hidden=1000, dropout=dropout)
+    with torch.no_grad():  # the sum of a thousand hidden ones
+        alone.layers[0].weight.zero_(), alone.layers[0].bias.fill_(1.0)
+        alone.layers[1].weight.fill_(1.0), alone.layers[1].bias.zero_()
+    total = alone(torch.zeros(1, 1, 1)).item()
+    assert total == 1000 if dropout == 0.0 else 0 < abs(total - 1000) < 150 and total % 2 == 0
 
 
 def test_step_moves_its_own_player_alone_and_forgets_old_gradients():
@@ -298,8 +319,8 @@ def test_cross_entropy_is_not_fed_probabilities():
     cfg = replace(SMALL, dis_depths=(1,), dis_noise=0.0)
     discriminator = Discriminator(cfg, 1, 2, 1)
     with torch.no_grad():
-        discriminator.members[0][0].out.weight.copy_(torch.tensor([[-20.0], [20.0]]))
-        discriminator.members[0][0].out.bias.zero_()
+        discriminator.members[0].layers[0].weight.copy_(torch.tensor([[[-20.0, 20.0]]]))
+        discriminator.members[0].layers[0].bias.zero_()
     loss = discriminator_loss(discriminator, [torch.tensor([[-1.0], [1.0]])], torch.tensor([0, 1]))
     assert loss.item() < 1e-6
     assert F.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item() > 0.31
@@ -341,7 +362,10 @@ def test_users_without_a_label_count_in_nothing():
     loss = discriminator_loss(discriminator, [user_bd], labels)
     known = labels >= 0
     by_hand = torch.stack(
-        [F.cross_entropy(logits[known], labels[known]) for logits in discriminator(user_bd, 0)]
+        [
+            F.cross_entropy(logits[0, known], labels[known])
+            for logits in discriminator(user_bd[None])
+        ]
     ).mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-6)
 
@@ -380,8 +404,8 @@ def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
     for hide_from, moved in ("user-tokens", False), ("scores", True):
         torch.manual_seed(0)
         cfp = CFP(SMALL, model.cfg)
-        discriminator = Discriminator(SMALL, 64, 2, 2)
         _, u_emb = forward(model, cfp(), [batch], hide_from)
+        discriminator = Discriminator(SMALL, 64, 2, len(u_emb))
         discriminator_loss(discriminator, u_emb, labels).sum().backward()
         gradient = cfp.decoder.out.weight.grad
         assert (gradient is not None and gradient.abs().sum() > 0) == moved
