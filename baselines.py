@@ -330,7 +330,8 @@ def make_fair(
         members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True
     )
     rows, n_users = model.examples(data), len(data.seen)
-    n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg)
+    # as many for each choice as a filter alone has, or it would do worse than one that hides less
+    n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg) * len(choices)
     snapshot_at = train.moments(n_batches)
     optimizers = dict(player_optimizer=player_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
@@ -614,7 +615,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--lam", type=rate, help="weight of the discriminators' mean loss against the mean own loss"
     )
-    add("--fair-epochs", type=at_least(1), help="passes over the users")
+    add(
+        "--fair-epochs",
+        type=at_least(1),
+        help="passes over the users, for each choice of attributes",
+    )
     add("--fair-batch-size", type=at_least(2), help="users per batch")
     add("--fair-lr", type=rate, help="learning rate of filters or prompt")
     add("--dis-lr", type=rate, help="learning rate of the discriminators")

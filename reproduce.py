@@ -421,30 +421,29 @@ def in_use(folder: Path) -> bool:
 # How long it takes
 # -------------------------------------------------------------------------------------------------
 
-# Minutes where no run of the kind is in runs/ yet, on an AMD EPYC. Of the toy world: with one thread, whole
-# runs for "prompts", "prompt" and the probes, for the rest worked out from the steps of short ones; "P5"
-# comes on top for whoever trains the backbone. Of the others: a whole run, its P5 included, on two cores
-# (ml-100k: one). What is not here is not known.
+# Minutes where no run of the kind is in runs/ yet, on an AMD EPYC. Of the toy world: whole runs with one
+# thread; "P5" comes on top for whoever trains the backbone. Of the others: a whole run, its P5 included,
+# on two cores (ml-100k: one). What is not here is not known.
 MINUTES = {
     "toy": {
-        "P5": 1.3,
-        "prompts": 13.5,
-        "prompts of a Llama": 13.5,
-        "prompt": 2.7,
-        "prompt against a soft one": 7.5,
-        "c-pmf, every attribute": 5.5,
-        "c-sx, every attribute": 5.5,
-        "c-pmf": 0.8,
-        "c-sx": 0.9,
-        "s-sas and sasrec": 2.3,
-        "s-sas": 1.6,
-        "s-b4 and bert4rec": 4.6,
-        "s-b4": 3.0,
-        "trivial": 0.3,
-        "manual probe": 0.7,
-        "soft probe": 1.0,
-        "classifier probe": 0.5,
-        "leace": 0.6,
+        "P5": 0.7,
+        "prompts": 9.5,
+        "prompts of a Llama": 10.1,
+        "prompt": 1.7,
+        "prompt against a soft one": 3.8,
+        "c-pmf, every attribute": 7.0,
+        "c-sx, every attribute": 7.0,
+        "c-pmf": 0.6,
+        "c-sx": 0.6,
+        "s-sas and sasrec": 1.3,
+        "s-sas": 1.2,
+        "s-b4 and bert4rec": 2.2,
+        "s-b4": 1.6,
+        "trivial": 0.1,
+        "manual probe": 0.6,
+        "soft probe": 0.5,
+        "classifier probe": 0.1,
+        "leace": 0.1,
     },
     "ml-100k": {"prompt": 7.0},
     "ml-1m": {"prompt": 36.0},
