@@ -480,14 +480,15 @@ def stand_in(tmp_path, monkeypatch):
     return prepare, scripts / "log"
 
 
-def test_what_is_there_is_not_run_again(stand_in, capsys):
+def test_what_is_there_is_not_run_again(stand_in, capsys, monkeypatch):
     prepare, log = stand_in
+    monkeypatch.setitem(reproduce.MINUTES, "toy", {"P5": 1.0, "prompt": 3.0})
     first = prepare("works", "works", "works")
     assert [p.after for p in first] == [(), (first[0].job.name,), (first[0].job.name,)]  # its P5
     assert reproduce.carry_out(first, 2) == {}
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(
-        "run 1 of 3 begins: toy-gender-lam0.1-seed0, about 4.0 min; 6:42 left"
+    assert said[0].startswith(  # two at a time, after the one that trains the backbone
+        "run 1 of 3 begins: toy-gender-lam0.1-seed0, about 4.0 min; 7:00 left"
     )
     assert sum("  done: " in line for line in said) == 3 and len(log.read_text().split()) == 6
     again = prepare("works", "works", "works")
