@@ -73,6 +73,7 @@ from weights import read_config
 # times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
 # what a prompt aims at, and the fresh attackers at the end tell the two apart.
 COLLAPSED = 10.0
+LAST_THIRD = (0.7, 0.85, 1.0)  # of a game: when its weights are looked at
 
 # of each choice of attributes that may be drawn: of each attribute, who guesses it
 Adversary = dict[tuple[str, ...], dict[str, Discriminator]]
@@ -307,9 +308,9 @@ def enough_for_tables(dataset: Dataset) -> None:
     )
 
 
-def moments(n_batches: int) -> set[int]:
-    """The three batches in the last third of a game after which the weights are looked at."""
-    return {math.ceil(n_batches * part) for part in (0.7, 0.85, 1.0)}
+def moments(n_batches: int, parts: tuple[float, ...] = LAST_THIRD) -> set[int]:
+    """The batches of a game after which the weights are looked at."""
+    return {math.ceil(n_batches * part) for part in parts}
 
 
 def members_of(adversary: Adversary) -> nn.ModuleList:
