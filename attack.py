@@ -98,11 +98,14 @@ def places(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_interval(scores: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[float]:
     """[AUC, low, high] of scores (users, c), with a 95% interval over resampled users."""
-    even = np.full(len(labels), 1 / len(labels))
-    draws = [  # ten times a tenth, to keep the memory small
-        macro_auc(scores, labels, rng.multinomial(len(labels), even, BOOTSTRAP // 10))
-        for _ in range(10)
-    ]
+    n, part = len(labels), BOOTSTRAP // 10  # ten times a tenth, to keep the memory small
+    first = n * np.arange(part)[:, None]
+    draws = []
+    for _ in range(10):
+        # how often each user is drawn; NumPy's multinomial takes five times as long
+        drawn = (first + rng.integers(n, size=(part, n))).ravel()
+        counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
+        draws.append(macro_auc(scores, labels, counts))
     interval = np.nanquantile(draws, [0.025, 0.975])
     return [float(macro_auc(scores, labels)[0]), *map(float, interval)]
 

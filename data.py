@@ -8,6 +8,7 @@ into a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its n
 import hashlib
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -253,9 +254,13 @@ class Corpus:
 
     def target(self, item: int) -> tuple[int, ...]:
         """The tokens of an item as an answer, with the end token; none for -1, no answer."""
-        if item < 0:
-            return ()
-        return (*self.tokenizer.word(str(self.numbers[item])), self.tokenizer.eos_id)
+        return () if item < 0 else self.targets[item]
+
+    @cached_property
+    def targets(self) -> list[tuple[int, ...]]:
+        """Every item's tokens as an answer: a ranking asks for a hundred of each user."""
+        end = (self.tokenizer.eos_id,)
+        return [self.tokenizer.word(str(number)) + end for number in self.numbers]
 
 
 class Example(NamedTuple):
