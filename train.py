@@ -7,7 +7,6 @@ The first does everything in the toy world and ends with one table; the second t
 attribute and the mixer of section 4.1, for any choice of them. `python train.py --help` is the manual.
 """
 
-import copy
 import dataclasses
 import io
 import math
@@ -22,7 +21,7 @@ from torch import nn
 
 import evaluate
 import processes
-from attack import FOLDS, attack
+from attack import FOLDS
 from cfp import (
     CFP,
     CFPConfig,
@@ -35,7 +34,7 @@ from cfp import (
     u_emb_of,
 )
 from checkpoints import Checkpoint, forget
-from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, people_with, training_example
+from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from files import (
     InputError,
@@ -65,15 +64,12 @@ from p5 import (
     weights_fingerprint,
 )
 from probe import SoftPrompt, answer_tokens, soft_batch, soft_loss
-from ranks import some_users, validation_hit
 from runs import Run, minutes, refuse_another
-from surfaces import surfaces
 from weights import read_config
 
 # times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
 # what a prompt aims at, and the fresh attackers at the end tell the two apart.
 COLLAPSED = 10.0
-LAST_THIRD = (0.7, 0.85, 1.0)  # of a game: when its weights are looked at
 
 # of each choice of attributes that may be drawn: of each attribute, who guesses it
 Adversary = dict[tuple[str, ...], dict[str, Discriminator]]
@@ -126,14 +122,9 @@ def train_cfp(
     cfp = CFP(cfg, model.cfg).to(next(model.parameters()).device)
     everything, name = tuple(labels), f"CFP {'+'.join(labels)}"
     prefix = lambda attrs: cfp()
-    adversary, snapshots = algorithm_1(
+    adversary = algorithm_1(
         corpus, model, cfp, prefix, [everything], labels, tasks, cfg, seed, run, name
     )
-    chosen = len(snapshots) - 1  # a classifier has no say where a soft prompt is the discriminator
-    if cfg.discriminator == "classifier":
-        chosen = choose(corpus, model, cfp, labels, tasks, cfg, snapshots, seed, run, name)
-    cfp.load_state_dict(snapshots[chosen][0])
-    members_of(adversary).load_state_dict(snapshots[chosen][1])
     return cfp, adversary
 
 
@@ -156,8 +147,7 @@ def train_mixer(
     choices = [attrs for attrs in subsets(list(labels)) if len(attrs) > 1]
     names = "lam", "lr", "dis_lr", "dis_steps", "epochs"
     cfg = dataclasses.replace(cfg, **{name: getattr(mixer_cfg, name) for name in names})
-    # As it is at the end: a choice by one of its combinations did not help the others.
-    adversary, _ = algorithm_1(
+    adversary = algorithm_1(
         corpus, model, mixer, prefix, choices, labels, tasks, cfg, seed, run, "mixer"
     )
     return mixer, adversary
@@ -175,12 +165,13 @@ def algorithm_1(
     seed: int,
     run: Run,
     name: str,
-) -> tuple[Adversary, list[tuple[dict, dict]]]:
+) -> Adversary:
     """Algorithm 1: the prefix against a discriminator per attribute, on a frozen model.
 
     Trains `player`, P, in place. `prefix` computes from it what the model reads in order to hide one of
     the `choices` of attributes, drawn at random for every batch (K of Eq. 5; a CFP has one choice).
-    Returns the discriminators, and the player's and their weights at three moments in the last third.
+    What is kept are the weights after the last batch: attacking some earlier ones as well and keeping the
+    best took longer and did no better. Returns the discriminators.
     """
     rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
@@ -208,13 +199,12 @@ def algorithm_1(
     )
     per_epoch = batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch
-    snapshot_at = moments(n_batches)
     optimizers = dict(prefix_optimizer=prefix_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
-    start = dict(batch_num=0, snapshots=[], epoch=rng.bit_generator.state)
+    start = dict(batch_num=0, epoch=rng.bit_generator.state)
     start["draw"] = draw.bit_generator.state
     now = kept.restore(start)
-    batch_num, snapshots = now["batch_num"], now["snapshots"]
+    batch_num = now["batch_num"]
     rng.bit_generator.state, draw.bit_generator.state = now["epoch"], now["draw"]
 
     def dis_losses(C: dict, given: Prefix, u_emb: list, users: np.ndarray) -> list[torch.Tensor]:
@@ -255,8 +245,6 @@ def algorithm_1(
                 for _ in range(cfg.dis_steps):                                            # 14 T
                     dis_loss = dis_losses(C, given, u_emb, users)                         # 16
                     step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
-            if batch_num in snapshot_at:
-                snapshots.append(copy.deepcopy((player.state_dict(), members.state_dict())))
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
             losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
             if batch_num % cfg.every == 0 and not is_soft:  # it begins without the words
@@ -267,7 +255,7 @@ def algorithm_1(
             now |= dict(batch_num=batch_num, draw=draw.bit_generator.state)
             kept.keep(batch_num, n_batches, **now)
     # fmt: on
-    return adversary, snapshots
+    return adversary
 
 
 def check_discriminators(dis_loss: float, blind: float, cfg: CFPConfig, when: str) -> None:
@@ -292,8 +280,8 @@ def enough_for_game(
         if mixer_cfg is not None:
             players["the mixer"] = (Mixer(mixer_cfg, shape), "--mixer-hidden")
     for what, (player, flag) in players.items():
-        # of each weight in float32 itself, its gradient, AdamW's two means, three snapshots
-        enough_to_train(what, player, 28, device, f"choose a smaller {flag}")
+        # of each weight in float32 itself, its gradient, AdamW's two means
+        enough_to_train(what, player, 16, device, f"choose a smaller {flag}")
 
 
 def enough_for_tables(dataset: Dataset) -> None:
@@ -306,11 +294,6 @@ def enough_for_tables(dataset: Dataset) -> None:
         torch.device("cpu"),
         "choose a smaller data set",
     )
-
-
-def moments(n_batches: int, parts: tuple[float, ...] = LAST_THIRD) -> set[int]:
-    """The batches of a game after which the weights are looked at."""
-    return {math.ceil(n_batches * part) for part in parts}
 
 
 def members_of(adversary: Adversary) -> nn.ModuleList:
@@ -337,73 +320,25 @@ def entropy_of(labels: np.ndarray) -> float:
 
 
 def enough_to_attack(
-    dataset: Dataset, labels: dict[str, np.ndarray], has_game: bool = True
+    dataset: Dataset, labels: dict[str, np.ndarray], chooses: bool = False
 ) -> None:
     """Raises InputError where too few have a held-out item for the attacks; labels below 0 are unknown.
 
-    The weights of a game are chosen by an attack as well. Nobody with a validation item is no mistake: then
-    the last are taken.
+    A game may choose its weights by an attack on validation items as well, `chooses`. Nobody with such
+    an item is no mistake: then the last weights are taken.
     """
     lengths = np.array([len(history) for history in dataset.histories])
     for attr, known in labels.items():
         # the game chooses by the labels that the adversary knows; at the end everybody is attacked
         for part, least, of in ("test", 2, dataset.labels(attr)), ("validation", 3, known):
             some = dataset.is_person & (lengths >= least) & (of >= 0)
-            needed = part == "test" or (has_game and some.any())
+            needed = part == "test" or (chooses and some.any())
             if needed and (np.bincount(of[some]) >= FOLDS).sum() < 2:
                 raise InputError(
                     f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item, for "
                     f"which {least} interactions are needed, fewer than two classes have the {FOLDS} that an "
                     "attack in five folds needs; take more users or longer histories"
                 )
-
-
-def leak_of(states: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """How far a fresh logistic regression's AUC is from one half; labels (users,) below 0 do not count."""
-    some = labels >= 0
-    attacked = attack(states[some], labels[some], ["logistic regression"], seed)
-    return abs(attacked["auc"][0] - 0.5)
-
-
-def choose(
-    corpus: Corpus,
-    model: Backbone,
-    cfp: CFP,
-    labels: dict[str, np.ndarray],
-    tasks: list[str],
-    cfg: CFPConfig,
-    snapshots: list[tuple[dict, dict]],
-    seed: int,
-    run: Run,
-    name: str,
-) -> int:
-    """Which of the snapshots does best on the validation prompts, whose answer is the validation item.
-
-    Smaller is better: how far a fresh logistic regression's AUC is from one half, on the worst of what
-    the adversary read, plus what is lost of the backbone's Hit@10 beyond a tenth. Without validation
-    items, the last.
-    # Paper silent: how its prompts were chosen; the release tunes on the figures that it reports.
-    # The tested prompts are not looked at here, but they are about the same people with the same
-    # labels, so this choice among three can flatter by a little.
-    """
-    users = people_with(corpus, "valid")
-    if len(users) == 0:
-        return len(snapshots) - 1
-    sample = some_users(corpus, "valid", 500, np.random.default_rng([seed, 7]))
-    before = {task: validation_hit(model, corpus, task, sample) for task in tasks}
-    read = ("user tokens", "first decoder state")[: 2 if cfg.hide_from == "scores" else 1]
-    scores = []
-    for weights, _ in snapshots:
-        cfp.load_state_dict(weights)
-        given, leaks, losses = cfp.frozen(), [], []
-        for task in tasks:
-            for states in surfaces(model, corpus, task, "valid", users, given, read).values():
-                leaks += [leak_of(states, of[users], seed + 1) for of in labels.values()]
-            hit = validation_hit(model, corpus, task, sample, given)
-            losses.append(max(0.0, 0.9 - hit / max(before[task], 1e-9)))
-        scores.append(max(leaks) + max(losses))
-        run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=max(losses))
-    return int(np.argmin(scores))
 
 
 # -------------------------------------------------------------------------------------------------

@@ -1013,18 +1013,16 @@ def test_people_without_a_validation_item_are_trained_on_and_tested(folder, mode
     assert results["rows"][-1]["model"] == model and results["users"] == 40
 
 
-@pytest.mark.parametrize("command", [baselines.main, train.main], ids=["baselines", "train"])
-def test_too_few_with_a_validation_item_are_one_line(folder, command):
+def test_too_few_with_a_validation_item_are_one_line(folder):
     """Six of forty, three of each class: too few to choose by, which is said before anything is trained."""
     write_people(folder, 2)
     with (folder / "few.inter").open("a") as file:
         file.writelines(f"u{i}\tnew\n" for i in range(6))
-    given = "--attr gender --data few --data-dir .".split()
     with pytest.raises(InputError, match="--attr gender: of the 6 users of few with a validation"):
-        command(given + (["--model", "c-pmf"] if command is baselines.main else []))
+        run("--attr gender --data few --data-dir . --model c-pmf")
     assert not (folder / "runs").exists()
-    if command is baselines.main:  # what is not chosen needs nobody to choose by
-        assert run("--model pmf --data few --data-dir . --epochs 1 --d 8")["users"] == 40
+    # what is not chosen needs nobody to choose by
+    assert run("--model pmf --data few --data-dir . --epochs 1 --d 8")["users"] == 40
 
 
 def test_too_few_with_a_test_item_are_one_line(folder):

@@ -43,7 +43,7 @@ torch.set_num_threads(1)
 import baselines, checkpoints, evaluate, files, train
 
 # what is measured takes most of the time and keeps nothing; an optimizer imports much when first made
-evaluate.combinations, train.validation_hit = lambda *args: {}, lambda *args: 0.1
+evaluate.combinations = lambda *args: {}
 baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
 baselines.row_of = lambda name, scores, *args: {"model": name, "sum": float(scores.sum())}
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])

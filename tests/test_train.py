@@ -65,9 +65,8 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
     log = (tmp_path / "first" / "log.txt").read_text()
     assert "P5 " in log and "CFP gender (sequential + direct)" in log and "left" in log
     metrics = [json.loads(line) for line in (tmp_path / "first" / "metrics.jsonl").open()]
-    assert {"P5", "P5 validation", "CFP gender (sequential + direct)", "CFP gender validation"} == {
-        line["stage"] for line in metrics
-    }
+    stages = {line["stage"] for line in metrics}
+    assert stages == {"P5", "P5 validation", "CFP gender (sequential + direct)"}
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     assert config["cfp"]["prefix_len"] == 4 and config["p5"]["steps"] == 6
     assert np.load(tmp_path / "first" / "negatives.npy").shape == (60, 100)
