@@ -316,6 +316,7 @@ def make_fair(
         model.requires_grad_(False)
         player = fair
     entropy = {k: train.entropy_of(known[known >= 0]) for k, known in labels.items()}
+    caps = {k: math.inf if cfg.cap is None else cfg.cap * entropy[k] for k in labels}
     lams, n_classes = train.lambdas(cfg.lam, entropy), {k: v.max() + 1 for k, v in labels.items()}
     label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
     adversary = {
@@ -345,7 +346,7 @@ def make_fair(
             order = torch.randperm(n_users, device=device)
         users, order = order[: cfg.batch_size], order[cfg.batch_size :]
         hidden = choices[torch.randint(len(choices), ()).item()]
-        C, lam, cap = adversary[hidden], [lams[k] for k in hidden], [entropy[k] for k in hidden]
+        C, lam, cap = adversary[hidden], [lams[k] for k in hidden], [caps[k] for k in hidden]
         given, history_bs = serving(fair, hidden), data.histories[users]
         set_rates(player_optimizer, min(number / 20, 1 - 0.95 * number / n_batches))
         model.train(player is not fair), fair.train()
@@ -353,8 +354,7 @@ def make_fair(
         rec_loss = model.loss(data, rows[torch.randint(len(rows), (model.cfg.batch_size,))], given)
         state_bd = model.state(users, history_bs, given)
         dis_loss = [discriminator_loss(C[k], [state_bd], label_of[k][users]) for k in hidden]
-        caps = cap if cfg.cap else [math.inf] * len(cap)
-        step(player_optimizer, adversarial_loss(rec_loss, dis_loss, lam, caps))
+        step(player_optimizer, adversarial_loss(rec_loss, dis_loss, lam, cap))
         # (2) the discriminators catch up: they descend L_dis
         with torch.no_grad():
             state_bd = model.state(users, history_bs, given)
@@ -366,7 +366,7 @@ def make_fair(
             if short < least:
                 best, least = copy.deepcopy(player.state_dict()), short
         dis = torch.cat(dis_loss).mean().item()
-        blind = sum(cap) / len(cap)
+        blind = sum(entropy[k] for k in hidden) / len(hidden)
         train.check_discriminators(dis, blind, cfg, f"{NAMES[name]}, batch {number}")
         run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=blind)
         kept.keep(number, n_batches, number=number, order=order, best=best, least=least)

@@ -45,7 +45,10 @@ class CFPConfig:
     # Beyond the paper: "scores" has the discriminator read the decoder's first state as well, from
     # which the answer is written, so that not only the user tokens are cleaned.
     hide_from: str = "user-tokens"
-    cap: bool = True  # count L_dis only up to the labels' entropy
+    # L_dis counts up to so many times the labels' entropy, None: always. Not 1: on users that they have
+    # not met before, discriminators do a little worse than a blind guess where a fresh attacker
+    # still reads, and more than half of the batches would count for nothing.
+    cap: float | None = 1.15
     # or "soft": a soft probing prompt in its place, as in section 6, without the cap
     discriminator: str = "classifier"
 
@@ -66,7 +69,7 @@ PAPER_SCHEDULE = dict(  # T, R and lambda of section 5.1
     dis_dropout=0.0,
     dis_noise=0.0,
     dis_weight_decay=0.01,
-    cap=False,
+    cap=None,
 )
 
 
@@ -252,10 +255,10 @@ def adversarial_loss(
     """L of Eq. 4, rec_loss - lambda * dis_loss, a scalar; with several attributes L of Eq. 5.
 
     Each list has an entry for every attribute that is to be hidden: its `dis_losses`, a value or one
-    per reading, its lambda, and its cap, the labels' entropy in nats or infinity.
-    # Differs from the paper: a discriminator that does worse than blind guessing, whose loss is the
-    # labels' entropy, counts as blind. Beyond that point the prefix would be rewarded
-    # for writing the attribute in reverse, which a fresh attacker reads just as well.
+    per reading, its lambda, and its cap in nats.
+    # Differs from the paper: a discriminator that does much worse than blind guessing, whose loss is
+    # the labels' entropy, counts no further. Without an end the prefix would be rewarded for
+    # writing the attribute in reverse, which a fresh attacker reads just as well.
     """
     capped = [dis_loss.clamp(max=cap).mean() for dis_loss, cap in zip(dis_losses, caps)]
     return rec_loss - sum(lam * dis_loss for lam, dis_loss in zip(lams, capped))

@@ -181,7 +181,8 @@ def algorithm_1(
     is_soft = cfg.discriminator == "soft"
     # Eq. 6 counts what it takes to write the class's name as well, so it stays far above the entropy (5.7
     # nats after 480 steps in the toy world): with the cap the prefix would never be moved by it.
-    caps = {k: entropy[k] if cfg.cap and not is_soft else math.inf for k in labels}
+    has_cap = cfg.cap is not None and not is_soft
+    caps = {k: cfg.cap * entropy[k] if has_cap else math.inf for k in labels}
     n_classes = {k: int(known.max()) + 1 for k, known in labels.items()}
     lams = lambdas(cfg.lam, entropy)
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)

@@ -15,7 +15,6 @@ import baselines
 import evaluate
 import flags
 import recommenders
-import train
 from baselines import (
     FAIR,
     RECOMMENDERS,

@@ -11,7 +11,7 @@ from conftest import random_llama, random_t5
 from test_cfp import SMALL, SilentRun
 
 import train
-from cfp import CFP, adversarial_loss, forward
+from cfp import CFP, CFPConfig, adversarial_loss, forward
 from data import TASKS, collate, training_example
 from mixer import Mixer, MixerConfig, as_prefix, as_tokens, concatenate, subsets
 from model import Prefix
@@ -258,8 +258,9 @@ def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkey
     entropy = [train.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
     assert len(seen) == 20
     by_hand = [5.0 * math.log(2) / h for h in entropy]
-    assert [lam_of[h] for h in entropy] == pytest.approx(by_hand)
-    assert set(seen) == {tuple(chosen) for chosen in subsets(entropy) if len(chosen) > 1}
+    caps = [CFPConfig.cap * h for h in entropy]
+    assert [lam_of[cap] for cap in caps] == pytest.approx(by_hand)
+    assert set(seen) == {tuple(chosen) for chosen in subsets(caps) if len(chosen) > 1}
 
 
 def test_the_mixer_learns_on_both_backbones(corpus, backbone):
