@@ -330,7 +330,8 @@ def make_fair(
     )
     rows, n_users = model.examples(data), len(data.seen)
     # as many for each choice as a filter alone has, or it would do worse than one that hides less
-    n_batches = cfg.epochs * train.batches_per_epoch(corpus, cfg) * len(choices)
+    per_epoch = train.batches_per_epoch(corpus, cfg)
+    n_batches = cfg.epochs * per_epoch * len(choices)
     # Where the recommender is trained on it may come to know its training items by heart: in the toy
     # world C-SX's Hit@10 went from 20 to 8 in a game that was seven times as long. So it is judged ten
     # times and the best kept; elsewhere, as in Algorithm 1, the last is.
@@ -342,7 +343,7 @@ def make_fair(
     start = dict(number=0, order=None, best=None, least=math.inf)
     number, order, best, least = kept.restore(start).values()
     for number in range(number + 1, n_batches + 1):
-        if (number - 1) % train.batches_per_epoch(corpus, cfg) == 0:
+        if (number - 1) % per_epoch == 0:
             order = torch.randperm(n_users, device=device)
         users, order = order[: cfg.batch_size], order[cfg.batch_size :]
         hidden = choices[torch.randint(len(choices), ()).item()]
