@@ -26,7 +26,7 @@ class MixerConfig:
     lr: float = 1e-3
     dis_lr: float = 1e-2  # of the discriminators, AdamW
     dis_steps: int = 16  # T of the discriminators in line 14: with 8 they did not keep up
-    epochs: int = 42  # passes over the users
+    epochs: int = 55  # passes over the users
 
 
 def subsets(attrs: list[str]) -> list[tuple[str, ...]]:

@@ -488,8 +488,8 @@ def test_memory_of_a_game_is_that_of_what_it_trains(monkeypatch):
     train.enough_for_game(CFPConfig(prefix_len=5), MixerConfig(hidden=256), base, cpu)
     prompt = sum(param.numel() for param in CFP(CFPConfig(prefix_len=5), base).parameters())
     assert asked == {
-        "choose a smaller --prefix-len": 28 * prompt,
-        "choose a smaller --mixer-hidden": 28 * (4 * width * 256 + width),
+        "choose a smaller --prefix-len": 16 * prompt,
+        "choose a smaller --mixer-hidden": 16 * (4 * width * 256 + width),
     }
 
 
