@@ -351,7 +351,8 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(workshop, backbon
 @pytest.mark.slow
 def test_the_papers_schedule_looks_better_than_it_is(workshop):
     """A cheat: against a discriminator that is updated on every twentieth batch alone, while the prefix
-    moves ten times on each, the co-trained AUC is near one half and a fresh attacker reads the gender.
+    moves ten times on each, the co-trained AUC is no better than a guess (without a cap it may come out in
+    reverse) and a fresh attacker reads the gender.
     """
     done = command(workshop, "--attr gender --paper-schedule --out paper")
     assert done.returncode == 0, done.stderr
@@ -359,7 +360,7 @@ def test_the_papers_schedule_looks_better_than_it_is(workshop):
     for task in ("sequential", "direct"):
         co_trained = results["co-trained auc"][task]["gender"]
         fresh = results["after"][task]["auc"]["gender"]
-        assert abs(co_trained - 0.5) < 0.12 and fresh > 0.7
+        assert co_trained < 0.55 and fresh > 0.7
 
 
 @pytest.mark.slow
