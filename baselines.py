@@ -316,8 +316,8 @@ def make_fair(
         model.requires_grad_(False)
         player = fair
     entropy = {k: train.entropy_of(known[known >= 0]) for k, known in labels.items()}
-    caps = {k: math.inf if cfg.cap is None else cfg.cap * entropy[k] for k in labels}
-    lams, n_classes = train.lambdas(cfg.lam, entropy), {k: v.max() + 1 for k, v in labels.items()}
+    lams, caps = train.lambdas(cfg.lam, entropy), train.caps_of(cfg, entropy)
+    n_classes = {k: v.max() + 1 for k, v in labels.items()}
     label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
     adversary = {
         c: {k: Discriminator(cfg, model.cfg.d, int(n_classes[k]), 1).to(device) for k in c}

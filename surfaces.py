@@ -34,7 +34,7 @@ def surfaces(
     device, n_items = next(model.parameters()).device, len(corpus.numbers)
     width = lambda name: model.cfg.d_model if name in STATES else n_items
     found = {name: np.zeros((len(users), width(name)), dtype=np.float32) for name in names}
-    catalogue = [[corpus.target(item) for item in range(n_items)]]
+    catalogue = [corpus.targets]
     for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
         if "user tokens" in names:

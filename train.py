@@ -179,12 +179,8 @@ def algorithm_1(
     label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
     entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
     is_soft = cfg.discriminator == "soft"
-    # Eq. 6 counts what it takes to write the class's name as well, so it stays far above the entropy (5.7
-    # nats after 480 steps in the toy world): with the cap the prefix would never be moved by it.
-    has_cap = cfg.cap is not None and not is_soft
-    caps = {k: cfg.cap * entropy[k] if has_cap else math.inf for k in labels}
     n_classes = {k: int(known.max()) + 1 for k, known in labels.items()}
-    lams = lambdas(cfg.lam, entropy)
+    lams, caps = lambdas(cfg.lam, entropy), caps_of(cfg, entropy)
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
     # set for each; one for all left up to nine points more of the AUC.
@@ -202,8 +198,7 @@ def algorithm_1(
     n_batches = cfg.epochs * per_epoch
     optimizers = dict(prefix_optimizer=prefix_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
-    start = dict(batch_num=0, epoch=rng.bit_generator.state)
-    start["draw"] = draw.bit_generator.state
+    start = dict(batch_num=0, epoch=rng.bit_generator.state, draw=draw.bit_generator.state)
     now = kept.restore(start)
     batch_num = now["batch_num"]
     rng.bit_generator.state, draw.bit_generator.state = now["epoch"], now["draw"]
@@ -312,6 +307,18 @@ def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
     if len(entropy) == 1:
         return {attr: lam for attr in entropy}
     return {attr: lam * math.log(2) / nats for attr, nats in entropy.items()}
+
+
+def caps_of(cfg: CFPConfig, entropy: dict[str, float]) -> dict[str, float]:
+    """Up to which loss in nats each attribute counts in L, of whose labels the entropy is given.
+
+    Without end against a soft probing prompt: Eq. 6 counts what it takes to write the class's name as
+    well, so it stays far above the entropy (5.7 nats after 480 steps in the toy world), and with
+    the cap the prefix would never be moved by it.
+    """
+    if cfg.cap is None or cfg.discriminator == "soft":
+        return dict.fromkeys(entropy, math.inf)
+    return {attr: cfg.cap * nats for attr, nats in entropy.items()}
 
 
 def entropy_of(labels: np.ndarray) -> float:
