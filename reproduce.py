@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -417,6 +417,19 @@ def in_use(folder: Path) -> bool:
     return False
 
 
+def claim(job: Job) -> IO | None:
+    """Hold a job, for the process that it is handed to as well; None where another has it.
+
+    A process that outlives whoever started it has a job before it has a config.json by which to find it.
+    """
+    folder = Path("runs") / ".claims" / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return lock(folder)
+    except InputError:
+        return None
+
+
 # -------------------------------------------------------------------------------------------------
 # How long it takes
 # -------------------------------------------------------------------------------------------------
@@ -606,29 +619,35 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
             for p in ready(waiting, set(running)):
                 if len(running) == at_once:
                     break
-                found = find(p.job, scan(), jobs)
-                if found is not None and not p.job.leaves and in_use(found.folder):
-                    continue  # by a process that outlived whoever started it
-                if found is not None and found.finished:
+                claimed = claim(p.job)
+                if claimed is None:
+                    continue  # a process that outlived whoever started it is at it
+                with claimed:
+                    found = find(p.job, scan(), jobs)
+                    if found is not None and not p.job.leaves and in_use(found.folder):
+                        continue  # somebody runs it by hand
                     del waiting[p.job.name]
-                    continue
-                command, folder = command_of(p.job, jobs)
-                begun += 1
-                does = "goes on" if command[1] == "--resume" else "begins"
-                takes = "" if math.isnan(p.minutes) else f", about {p.minutes:.1f} min"
-                left = time_left(waiting, running, at_once)
-                print(f"run {begun} of {n} {does}: {p.job.name}{takes}; {left} left", flush=True)
-                errors = tempfile.TemporaryFile()
-                process = subprocess.Popen(
-                    [sys.executable, str(HERE / command[0]), *command[1:]],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C reaches them once, through this process
-                )
+                    if found is not None and found.finished:
+                        continue
+                    command, folder = command_of(p.job, jobs)
+                    begun += 1
+                    does = "goes on" if command[1] == "--resume" else "begins"
+                    takes = "" if math.isnan(p.minutes) else f", about {p.minutes:.1f} min"
+                    left = time_left({p.job.name: p} | waiting, running, at_once)
+                    print(
+                        f"run {begun} of {n} {does}: {p.job.name}{takes}; {left} left", flush=True
+                    )
+                    errors = tempfile.TemporaryFile()
+                    process = subprocess.Popen(
+                        [sys.executable, str(HERE / command[0]), *command[1:]],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=errors,
+                        env=environment,
+                        start_new_session=True,  # Ctrl-C reaches them once, through this process
+                        pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
+                    )
                 running[p.job.name] = p, process, errors, time.monotonic()
-                del waiting[p.job.name]
             for name, (p, process, errors, began) in list(running.items()):
                 if process.poll() is None:
                     continue

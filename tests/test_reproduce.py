@@ -448,6 +448,8 @@ folder = pathlib.Path(sys.argv[sys.argv.index(flag) + 1])
 what = json.loads((pathlib.Path(__file__).parent / "what.json").read_text())[folder.name]
 with (pathlib.Path(__file__).parent / "log").open("a") as log:
     log.write(f"{flag} {folder.name}\\n")
+if what["does"] == "begins late":
+    time.sleep(3)
 (folder / "config.json").write_text(json.dumps(what["config"]))
 if what["does"] == "complains":
     sys.exit("error: no luck today")
@@ -496,16 +498,21 @@ def test_what_is_there_is_not_run_again(stand_in, capsys, monkeypatch):
     assert reproduce.carry_out(again, 2) == {} and len(log.read_text().split()) == 6
 
 
+def in_another_process(tmp_path: Path) -> subprocess.Popen:
+    """The first of the stand-in's runs, begun by a process that can be killed."""
+    command = "import reproduce; from reproduce import *; from pathlib import Path;"
+    command += f"reproduce.HERE = Path({str(tmp_path / 'scripts')!r}); w = World(device='cpu');"
+    command += "carry_out(plan(sweep(w, 0, 'lambda')[:1], w), 1)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", command], env=environment, stderr=subprocess.PIPE
+    )
+
+
 def test_a_killed_one_is_gone_on_with(stand_in, tmp_path):
     prepare, log = stand_in
     prepare("dies")
-    command = "import reproduce; from reproduce import *; from pathlib import Path;"
-    command += f"reproduce.HERE = Path({str(tmp_path / 'scripts')!r}); w = World(device='cpu');"
-    command += "print('begins', flush=True); carry_out(plan(sweep(w, 0, 'lambda')[:1], w), 1)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    begun = subprocess.Popen(
-        [sys.executable, "-c", command], env=environment, stderr=subprocess.PIPE
-    )
+    begun = in_another_process(tmp_path)
     while not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "config.json").exists():
         assert begun.poll() is None, begun.stderr.read()
         time.sleep(0.05)
@@ -516,6 +523,23 @@ def test_a_killed_one_is_gone_on_with(stand_in, tmp_path):
     assert left.found is not None and not left.finished
     assert reproduce.carry_out([left], 1) == {}
     assert log.read_text().split() == ["--out", left.job.name, "--resume", left.job.name]
+
+
+def test_one_that_outlives_who_started_it_is_waited_for(stand_in, tmp_path):
+    prepare, log = stand_in
+    prepare("begins late")
+    begun = in_another_process(tmp_path)
+    while not log.exists():
+        assert begun.poll() is None, begun.stderr.read()
+        time.sleep(0.05)
+    begun.kill()  # of the run that it started there is no config.json yet
+    begun.wait()
+    planned = prepare("begins late")
+    assert planned[0].found is None
+    assert reproduce.carry_out(planned, 1) == {}
+    assert log.read_text().split() == ["--out", planned[0].job.name]  # once
+    assert [path.name for path in Path("runs").glob("toy-*")] == [planned[0].job.name]
+    assert prepare("begins late")[0].finished
 
 
 def test_one_that_fails_stops_only_what_needs_it(stand_in, capsys):
