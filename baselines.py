@@ -75,6 +75,7 @@ RECOMMENDERS = {
     "bert4rec": (BERT4Rec, BERT4RecConfig),
 }
 FAIR = {"c-pmf": "pmf", "c-sx": "simplex", "s-sas": "sasrec", "s-b4": "bert4rec"}
+FILTERED = "c-pmf", "c-sx"  # made fair by filters on the user vector, the others by a prompt
 TRIVIAL = "popularity", "lookup"
 NAMES = {"popularity": "popularity", "lookup": "lookup", "p5": "P5", "cfp": "P5 + CFP"}
 NAMES |= {"pmf": "PMF", "simplex": "SimpleX", "sasrec": "SASRec", "bert4rec": "BERT4Rec"}
@@ -307,7 +308,7 @@ def make_fair(
     """
     torch.manual_seed(seed)
     attrs, device = tuple(labels), data.seen.device
-    if name.startswith("c-"):
+    if name in FILTERED:
         fair = Filters(list(attrs), model.cfg.d).to(device)
         choices = subsets(list(attrs))
         player = nn.ModuleList([fair, model])
@@ -315,19 +316,10 @@ def make_fair(
         fair, choices = Prompt(model.encoder, cfg.prefix_len).to(device), [attrs]
         model.requires_grad_(False)
         player = fair
-    entropy = {k: train.entropy_of(known[known >= 0]) for k, known in labels.items()}
-    lams, caps = train.lambdas(cfg.lam, entropy), train.caps_of(cfg, entropy)
-    n_classes = {k: v.max() + 1 for k, v in labels.items()}
-    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
-    adversary = {
-        c: {k: Discriminator(cfg, model.cfg.d, int(n_classes[k]), 1).to(device) for k in c}
-        for c in choices
-    }
-    members = train.members_of(adversary)
+    discriminator = lambda n_classes: Discriminator(cfg, model.cfg.d, n_classes, 1)
+    game = train.game_of(labels, choices, cfg, discriminator, device)
+    label_of, members, dis_optimizer = game.label_of, game.members, game.dis_optimizer
     player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0, fused=True)
-    dis_optimizer = torch.optim.AdamW(
-        members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True
-    )
     rows, n_users = model.examples(data), len(data.seen)
     # as many for each choice as a filter alone has, or it would do worse than one that hides less
     per_epoch = train.batches_per_epoch(corpus, cfg)
@@ -347,7 +339,8 @@ def make_fair(
             order = torch.randperm(n_users, device=device)
         users, order = order[: cfg.batch_size], order[cfg.batch_size :]
         hidden = choices[torch.randint(len(choices), ()).item()]
-        C, lam, cap = adversary[hidden], [lams[k] for k in hidden], [caps[k] for k in hidden]
+        C = game.adversary[hidden]
+        lam, cap = [game.lams[k] for k in hidden], [game.caps[k] for k in hidden]
         given, history_bs = serving(fair, hidden), data.histories[users]
         set_rates(player_optimizer, min(number / 20, 1 - 0.95 * number / n_batches))
         model.train(player is not fair), fair.train()
@@ -367,7 +360,7 @@ def make_fair(
             if short < least:
                 best, least = copy.deepcopy(player.state_dict()), short
         dis = torch.cat(dis_loss).mean().item()
-        blind = sum(entropy[k] for k in hidden) / len(hidden)
+        blind = sum(game.entropy[k] for k in hidden) / len(hidden)
         train.check_discriminators(dis, blind, cfg, f"{NAMES[name]}, batch {number}")
         run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=blind)
         kept.keep(number, n_batches, number=number, order=order, best=best, least=least)
@@ -673,7 +666,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"--data {args.data}: --toy-users is for toy; leave it out")
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
     known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
-    train.enough_to_attack(dataset, known, args.model in ("c-pmf", "c-sx", "all"))
+    train.enough_to_attack(dataset, known, args.model in (*FILTERED, "all"))
     cfgs, games = configs(args)
     names = list(cfgs)
     for name, cfg in cfgs.items():
@@ -681,7 +674,7 @@ def main(argv: list[str] | None = None) -> dict:
             raise InputError(
                 f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads; choose one"
             )
-        if cfg.batch_size < 2 and {"c-pmf", "c-sx"} & games.keys():
+        if cfg.batch_size < 2 and games.keys() & set(FILTERED):
             raise InputError("--batch-size 1: the filters' BatchNorm compares users; 2 at least")
     train.enough_for_tables(dataset)
     for name, cfg in cfgs.items():

@@ -13,7 +13,7 @@ import math
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -176,24 +176,14 @@ def algorithm_1(
     rng, draw = np.random.default_rng([seed, 6]), np.random.default_rng([seed, 20])
     device = next(model.parameters()).device
     model.requires_grad_(False).eval()
-    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
-    entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
     is_soft = cfg.discriminator == "soft"
-    n_classes = {k: int(known.max()) + 1 for k, known in labels.items()}
-    lams, caps = lambdas(cfg.lam, entropy), caps_of(cfg, entropy)
     n_readings = len(tasks) * (2 if cfg.hide_from == "scores" else 1)
-    # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
-    # set for each; one for all left up to nine points more of the AUC.
-    shape_of = {k: (model.cfg.d_model, n_classes[k], n_readings) for k in labels}
-    make = lambda k: SoftPrompt(model.cfg) if is_soft else Discriminator(cfg, *shape_of[k])
-    adversary = {c: {k: make(k).to(device) for k in c} for c in choices}
-    members = members_of(adversary)
+    classifier = lambda n_classes: Discriminator(cfg, model.cfg.d_model, n_classes, n_readings)
+    soft = lambda n_classes: SoftPrompt(model.cfg)
+    game = game_of(labels, choices, cfg, soft if is_soft else classifier, device)
+    label_of, members, dis_optimizer = game.label_of, game.members, game.dis_optimizer
     answers = {k: answer_tokens(corpus, k, device) for k in labels if is_soft}
     prefix_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0, fused=True)
-    decay = 0.0 if is_soft else cfg.dis_weight_decay
-    dis_optimizer = torch.optim.AdamW(
-        members.parameters(), cfg.dis_lr, weight_decay=decay, fused=True
-    )
     per_epoch = batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch
     optimizers = dict(prefix_optimizer=prefix_optimizer, dis_optimizer=dis_optimizer)
@@ -218,8 +208,8 @@ def algorithm_1(
         batches = user_batches(corpus, tasks, cfg, rng, device)
         for users, batch in islice(batches, done, None):                                  # 2
             batch_num, attrs = batch_num + 1, choices[draw.integers(len(choices))]
-            C = adversary[attrs]
-            lam, cap = [lams[k] for k in attrs], [caps[k] for k in attrs]
+            C = game.adversary[attrs]
+            lam, cap = [game.lams[k] for k in attrs], [game.caps[k] for k in attrs]
             set_rates(prefix_optimizer, min(batch_num / 20, 1 - 0.95 * batch_num / n_batches))
             # (1) the prefix hides the attributes: P descends L_rec - sum of lambda * L_dis
             for _ in range(cfg.inner_steps):                                              # 3  T
@@ -242,7 +232,7 @@ def algorithm_1(
                     dis_loss = dis_losses(C, given, u_emb, users)                         # 16
                     step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
-            losses["blind"] = sum(entropy[k] for k in attrs) / len(attrs)
+            losses["blind"] = sum(game.entropy[k] for k in attrs) / len(attrs)
             if batch_num % cfg.every == 0 and not is_soft:  # it begins without the words
                 check_discriminators(losses["dis"], losses["blind"], cfg, f"{name}, batch {batch_num}")
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
@@ -251,7 +241,41 @@ def algorithm_1(
             now |= dict(batch_num=batch_num, draw=draw.bit_generator.state)
             kept.keep(batch_num, n_batches, **now)
     # fmt: on
-    return adversary
+    return game.adversary
+
+
+class Game(NamedTuple):
+    """The discriminators of one game, what they are told and what their losses count."""
+
+    adversary: Adversary
+    members: nn.ModuleList  # all of them
+    dis_optimizer: torch.optim.Optimizer
+    label_of: dict[str, torch.Tensor]  # (users,), negative where they may not know it
+    entropy: dict[str, float]  # of those they know, in nats
+    lams: dict[str, float]
+    caps: dict[str, float]
+
+
+def game_of(
+    labels: dict[str, np.ndarray],
+    choices: list[tuple[str, ...]],
+    cfg: CFPConfig,
+    make: Callable[[int], nn.Module],
+    device: torch.device,
+) -> Game:
+    """New discriminators for every attribute of every choice; `make` gives one for so many classes.
+
+    # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
+    set for each; one for all left up to nine points more of the AUC.
+    """
+    adversary = {c: {k: make(int(labels[k].max()) + 1).to(device) for k in c} for c in choices}
+    members = members_of(adversary)
+    decay = 0.0 if cfg.discriminator == "soft" else cfg.dis_weight_decay
+    optimizer = torch.optim.AdamW(members.parameters(), cfg.dis_lr, weight_decay=decay, fused=True)
+    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
+    entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
+    lams, caps = lambdas(cfg.lam, entropy), caps_of(cfg, entropy)
+    return Game(adversary, members, optimizer, label_of, entropy, lams, caps)
 
 
 def check_discriminators(dis_loss: float, blind: float, cfg: CFPConfig, when: str) -> None:
