@@ -9,6 +9,7 @@
 The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
 runs/reproduce/. What is written there comes from `report.py`, the paper's numbers from `published.py`.
+`results` adds what the runs say to records/, which can be published, and writes RESULTS.md from there.
 """
 
 import argparse
@@ -90,6 +91,7 @@ FAIR_LAMBDAS = 0.3, 3  # of the fair baselines' trade-off, ours, beside their de
 SEEDS = 3  # of tables 1 to 6, where --seeds says nothing; everything else has one
 # `all` in the toy world is to end within 90 minutes on two cores.
 SEEDS_OF_ALL = {"toy": 2}
+ANY_SEEDS = 10  # whoever looks for what there is looks for the seeds below
 DATA = "toy", "ml-100k", "ml-1m", "insurance"
 
 # A run's miniature, by script: everything happens and nothing is learnt.
@@ -321,10 +323,10 @@ class Found(NamedTuple):
     finished: bool
 
 
-def scan() -> list[Found]:
-    """All runs in runs/, by name."""
+def scan(place: Path = Path("runs")) -> list[Found]:
+    """All runs in a folder, by name."""
     found = []
-    for path in sorted(Path("runs").glob("*/config.json")):
+    for path in sorted(place.glob("*/config.json")):
         with contextlib.suppress(OSError, ValueError):
             config = json.loads(path.read_text())
             found.append(Found(path.parent, config, (path.parent / "results.json").exists()))
@@ -699,13 +701,13 @@ class Known(NamedTuple):
     runs: list[tuple[Job, Found, dict]]  # with results.json; measurements are not among them
 
 
-def gather(w: World, seeds: int, check: bool = True) -> Known:
-    """All that finished runs in runs/ say about this data set, whatever they were started for.
+def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs")) -> Known:
+    """All that finished runs in a folder say about this data set, whatever they were started for.
 
     Without `check` the data need not be there; the runs' own files are believed.
     """
     jobs = {job.name: job for job in jobs_of(everything(w), w, seeds)}
-    every, runs, rows, llama_rows, read = scan(), [], [], [], []
+    every, runs, rows, llama_rows, read = scan(place), [], [], [], []
     points: dict[str, list[Point]] = {}
     attr = SWEPT.get(w.data, "gender")
     letter = report.letters([attr])
@@ -831,7 +833,7 @@ def write_out(wanted: list[str], known: Known, w: World) -> list[Path]:
 
 HEAD = """# Results
 
-Measured; written by `python reproduce.py results` from the files in `runs/`, and from nothing else.
+Measured; written by `python reproduce.py results` from the files in `records/`, and from nothing else.
 Numbers are percent. Ours are means over seeds with the standard deviation; an interval is 95% over users,
 and over several seeds the mean of their ends, moved outwards by the standard deviation.
 `python reproduce.py table 4 --data toy` does one table, `.. all --data toy` all of a data set.
@@ -845,9 +847,41 @@ all are for it, does not hold where one is against it, and is not decided otherw
 """
 
 
+RECORDS = Path("records")
+
+
+def keep_records() -> int:
+    """Copy what finished runs in runs/ say into records/, over what is there of the same jobs.
+
+    A record is a folder with config.json, results.json and what measurements left, without what is this
+    machine's. Returns how many files were written.
+    """
+    written = 0
+    for w in worlds(Path("runs")):
+        every = scan()
+        jobs = {job.name: job for job in jobs_of(everything(w), w, ANY_SEEDS)}
+        for job in jobs.values():
+            found = find(job, every, jobs, check=False)
+            if found is None or not found.finished:
+                continue
+            folder = RECORDS / (job.on if job.leaves else job.name)
+            left = [job.leaves] if job.leaves else ["results.json", "config.json"]
+            contents = {name: (found.folder / name).read_bytes() for name in left}
+            if not job.leaves:
+                about = {"command": plain(found.config["command"]), "data dir": None, "base": None}
+                config = found.config | about
+                contents["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in contents.items():
+                write_atomically(folder / name, content)
+            written += len(contents)
+    return written
+
+
 def results_markdown() -> str:
-    """RESULTS.md, from what is in runs/: the same files give the same bytes."""
-    every = [known for w in worlds() if (known := gather(w, 10, check=False)).runs]
+    """RESULTS.md, from what is in records/: the same files give the same bytes."""
+    known = [gather(w, ANY_SEEDS, False, RECORDS) for w in worlds(RECORDS)]
+    every = [one for one in known if one.runs]
     if not every:
         raise InputError("results: there is no finished run in runs/ yet; python reproduce.py all")
     parts = [HEAD, "## The claims of the paper\n\n"]
@@ -870,11 +904,11 @@ def belongs(name: str, data: str) -> bool:
     return name not in other
 
 
-def worlds() -> list[World]:
-    """A World for each data set and T5 that runs in runs/ are about."""
+def worlds(place: Path) -> list[World]:
+    """A World for each data set and T5 that the runs in a folder are about."""
     found = []
     for data in DATA:
-        runs = [f.config for f in scan() if f.config.get("data") == data]
+        runs = [f.config for f in scan(place) if f.config.get("data") == data]
         names = sorted({c["backbone"] for c in runs if "backbone" in c})
         t5s = [name for name in names if not is_llama(name)] or ["tiny"]
         llamas = [name for name in names if is_llama(name)] or ["tiny-llama"]
@@ -887,7 +921,8 @@ def runs_markdown(known: Known) -> str:
     """The commands behind a data set's numbers with seeds, minutes and hardware."""
     by_command: dict[str, list[tuple[Job, Found, dict]]] = {}
     for job, found, results in known.runs:
-        by_command.setdefault(plain(found.config["command"]), []).append((job, found, results))
+        command = " ".join(plain(found.config["command"]))
+        by_command.setdefault(command, []).append((job, found, results))
     lines = ["| command | seeds | minutes | hardware |", "|---|---|---|---|"]
     for command, some in by_command.items():
         seeds = ", ".join(str(job.seed) for job, _, _ in some)
@@ -897,7 +932,7 @@ def runs_markdown(known: Known) -> str:
     return "\n".join(lines)
 
 
-def plain(command: list[str]) -> str:
+def plain(command: list[str]) -> list[str]:
     """A command without what is this machine's or differs between seeds."""
     kept, flags = [], iter(command)
     for flag in flags:
@@ -905,7 +940,7 @@ def plain(command: list[str]) -> str:
             next(flags)
         else:
             kept.append(flag)
-    return " ".join(kept)
+    return kept
 
 
 # -------------------------------------------------------------------------------------------------
@@ -1148,8 +1183,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """What is asked for; returns the files that were written."""
     args = parse_args(argv)
     if args.what == ["results"]:
+        written = keep_records()
         write_atomically(Path("RESULTS.md"), results_markdown().encode())
-        print("RESULTS.md written")
+        print(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
         return [Path("RESULTS.md")]
     if args.what == ["paper"]:
         print(paper_setup(args.tflops, args.measure, pick_device(args.device)))

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,16 +322,43 @@ def test_claims_follow_the_rows(by_hand):
 
 
 def test_results_are_the_same_bytes_each_time(by_hand, tmp_path):
-    text = reproduce.results_markdown()
     reproduce.main(["results"])
-    first = (tmp_path / "RESULTS.md").read_bytes()
+    text = (tmp_path / "RESULTS.md").read_text()
     reproduce.main(["results"])
-    assert (tmp_path / "RESULTS.md").read_bytes() == first == text.encode()
+    assert (tmp_path / "RESULTS.md").read_text() == text == reproduce.results_markdown()
     command = "train.py --data toy --attr gender,age,occupation --backbone tiny"
     assert f"| `{command}` | 0, 1 | 10.0, 11.0 | hand, 1 thread |" in text
     assert "## toy world, tiny" in text and "**Table 3:" in text and "**Figure 8:" in text
     assert "**Table 10:" not in text and "**Figure 10:" not in text  # no run, no table
     assert str(tmp_path) not in text
+
+
+def test_records_alone_give_the_results(by_hand, tmp_path):
+    """Runs that are gone, or were made elsewhere, still count by what they said; their paths are not kept."""
+    config = tmp_path / "runs" / "mine-0" / "config.json"
+    found = json.loads(config.read_text())
+    found["command"] += ["--data-dir", str(tmp_path), "--seed", "0"]
+    config.write_text(json.dumps(found | {"data dir": str(tmp_path)}))
+    reproduce.main(["results"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    records = sorted((tmp_path / "records").glob("*/*.json"))
+    assert all(str(tmp_path) not in path.read_text() for path in records)
+    prompts, *_ = reproduce.prompts(World(), 0)
+    assert {path.name for path in records if path.parent.name == prompts.name} == {
+        *("config.json", "results.json"),
+        *("probe-soft-gender.json", "probe-classifier-gender.json"),
+    }
+    shutil.rmtree(tmp_path / "runs")
+    reproduce.main(["results"])
+    assert (tmp_path / "RESULTS.md").read_text() == text
+    # one that is run again stands in place of its record, and only that
+    again = prompts_results(0, 0.1)
+    write_run(tmp_path / "runs" / "anew", prompts, again)
+    reproduce.main(["results"])
+    kept = json.loads((tmp_path / "records" / prompts.name / "results.json").read_text())
+    assert kept == json.loads((tmp_path / "runs" / "anew" / "results.json").read_text())
+    changed = (tmp_path / "RESULTS.md").read_text()
+    assert changed != text and "| 0, 1 | 10.0, 11.0 |" in changed
 
 
 def test_no_runs_no_results(tmp_path, monkeypatch):
