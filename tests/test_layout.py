@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
 ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "flags"]
 ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "erase"]
-ORDER += ["published", "report", "reproduce", "benchmark"]
+ORDER += ["published", "report", "jobs", "budget", "reproduce", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 OPTIONAL = {"audit": {"matplotlib"}, "report": {"matplotlib"}, "benchmark": {"transformers"}}
 
@@ -25,6 +25,12 @@ def imports(path: Path) -> set[str]:
 
 def test_every_module_has_its_place():
     assert sorted(path.stem for path in ROOT.glob("*.py")) == sorted(ORDER)
+
+
+def test_the_readme_gives_the_order_and_a_word_on_each():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"`{', '.join(ORDER)}`" in text
+    assert [name for name in ORDER if f"`{name}.py` " not in text] == []
 
 
 def test_imports_point_one_way():

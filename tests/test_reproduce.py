@@ -14,13 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import budget
+import jobs
 import published
 import report
 import reproduce
-from files import InputError, run_command
+from files import InputError, lock, run_command
+from jobs import DATA, NEEDS, Job, World, find, jobs_of, scan
 from report import Summary, compare, distance, summarise
-from reproduce import DATA, NEEDS, Job, Planned, World, duration, find, jobs_of, plan, scan
+from reproduce import Planned, duration, plan
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,7 +199,7 @@ def filters_results(seed: int, model: str, fair: str) -> dict:
 def write_run(folder: Path, job: Job, results: dict | None, **more) -> Path:
     """A run's folder as the job would have left it."""
     folder.mkdir(parents=True)
-    config = {"command": [job.script, *job.flags]} | reproduce.settings_of(job) | more
+    config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
     (folder / "config.json").write_text(json.dumps(config))
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
@@ -208,13 +212,11 @@ def by_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     w = World()
     for seed, shift in (0, 0.0), (1, 0.04):
-        (job,) = reproduce.prompts(w, seed)
+        (job,) = jobs.prompts(w, seed)
         write_run(tmp_path / "runs" / f"mine-{seed}", job, prompts_results(seed, shift))
-    write_run(
-        tmp_path / "runs" / "pmf", reproduce.filters(w, 0)[0], filters_results(0, "pmf", "c-pmf")
-    )
+    write_run(tmp_path / "runs" / "pmf", jobs.filters(w, 0)[0], filters_results(0, "pmf", "c-pmf"))
     for job, auc, hit in zip(
-        reproduce.sweep(w, 0, "lambda"), (0.8, 0.7, 0.56, 0.51), (0.3, 0.3, 0.2, 0.1)
+        jobs.sweep(w, 0, "lambda"), (0.8, 0.7, 0.56, 0.51), (0.3, 0.3, 0.2, 0.1)
     ):
         results = common(0, ["gender"]) | {"seconds": 120.0, "floor": {}, "before": {}, "after": {}}
         for task in results["tasks"]:
@@ -282,7 +284,7 @@ def test_all_of_a_figure_is_in_its_file_and_its_picture(by_hand, tmp_path):
     e = by_hand.evidence
     points = report.figure_points("8", e)
     sequential = [(p.x, p.values["AUC"][0]) for p in points if p.task == "sequential"]
-    default = reproduce.settings_of(reproduce.prompts(World(), 0)[0])["cfp"]["lam"]
+    default = jobs.settings_of(jobs.prompts(World(), 0)[0])["cfp"]["lam"]
     assert sorted(sequential[1:]) == sorted(
         [(0.1, 0.8), (1, 0.7), (default, 0.55), (10, 0.56), (100, 0.51)]
     )
@@ -343,7 +345,7 @@ def test_records_alone_give_the_results(by_hand, tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     records = sorted((tmp_path / "records").glob("*/*.json"))
     assert all(str(tmp_path) not in path.read_text() for path in records)
-    prompts, *_ = reproduce.prompts(World(), 0)
+    prompts, *_ = jobs.prompts(World(), 0)
     assert {path.name for path in records if path.parent.name == prompts.name} == {
         *("config.json", "results.json"),
         *("probe-soft-gender.json", "probe-classifier-gender.json"),
@@ -382,13 +384,13 @@ def test_every_table_and_figure_has_its_runs():
     )
     for data in DATA:
         w = World(data, Path("somewhere"))
-        jobs = jobs_of(reproduce.everything(w), w, 2)
-        names = [job.name for job in jobs]
+        every = jobs_of(jobs.everything(w), w, 2)
+        names = [job.name for job in every]
         assert len(set(names)) == len(names)
-        for job in jobs:
+        for job in every:
             assert not job.on or names.index(job.on) < names.index(job.name)
             if not job.leaves:
-                assert reproduce.settings_of(job)["data"] == data
+                assert jobs.settings_of(job)["data"] == data
     wide = jobs_of(["table 4"], World(), 3)
     assert {job.seed for job in wide} == {0, 1, 2}
     assert {job.seed for job in jobs_of(["figure trade-off"], World(), 3)} == {0}
@@ -418,8 +420,8 @@ def test_finished_runs_set_the_time_of_others_like_them(by_hand, monkeypatch):
         reproduce, "find", lambda job, every, jobs, check=True: find(job, every, jobs, False)
     )
     w = World()
-    jobs = jobs_of(["table 4", "figure 6", "figure 8"], w, 3)
-    known = {p.job.name: p for p in plan(jobs, w)}
+    every = jobs_of(["table 4", "figure 6", "figure 8"], w, 3)
+    known = {p.job.name: p for p in plan(every, w)}
     assert known["toy-gender+age+occupation-seed0"].minutes == 0.0
     assert known["toy-gender+age+occupation-seed2"].minutes == pytest.approx(10.5)  # 10 and 11 were
     assert known["toy-gender-prefix-len5-seed0"].minutes == pytest.approx(2.0)
@@ -434,17 +436,17 @@ def test_finished_runs_set_the_time_of_others_like_them(by_hand, monkeypatch):
 
 def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (job,), (other,) = reproduce.prompts(World(), 0), reproduce.prompts(World(), 1)
+    (job,), (other,) = jobs.prompts(World(), 0), jobs.prompts(World(), 1)
     write_run(tmp_path / "runs" / "here", job, None)
     assert find(job, scan(), {}, check=False).folder == Path("runs/here")
     assert not find(job, scan(), {}, check=False).finished
     assert find(other, scan(), {}, check=False) is None
-    short = reproduce.sweep(World(), 0, "prefix length")[0]
+    short = jobs.sweep(World(), 0, "prefix length")[0]
     assert find(short, scan(), {}, check=False) is None
     # nor is one whose data have changed, or which cannot go on with this torch
     (tmp_path / "runs" / "here" / "results.json").write_text("{}")
     assert find(job, scan(), {}) is None
-    world = reproduce.data_of("toy", None, 0, 1200, "gender")
+    world = jobs.data_of("toy", None, 0, 1200, "gender")
     config = json.loads((tmp_path / "runs" / "here" / "config.json").read_text())
     config["data fingerprint"] = world
     (tmp_path / "runs" / "here" / "config.json").write_text(json.dumps(config))
@@ -456,7 +458,7 @@ def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
 def test_a_readers_own_run_is_recognised(tmp_path, monkeypatch):
     """The same settings in another order, with a default spelt out, in a folder of another name."""
     monkeypatch.chdir(tmp_path)
-    job = reproduce.sweep(World(), 0, "lambda")[1]  # lambda 1
+    job = jobs.sweep(World(), 0, "lambda")[1]  # lambda 1
     folder = write_run(tmp_path / "runs" / "by-hand", job, {})
     config = json.loads((folder / "config.json").read_text())
     config["command"] = "train.py --lam 1.0 --attr gender --epochs 65 --out runs/by-hand".split()
@@ -495,17 +497,17 @@ def stand_in(tmp_path, monkeypatch):
     scripts.mkdir()
     (scripts / "train.py").write_text(STAND_IN)
     monkeypatch.setattr(reproduce, "HERE", scripts)
-    jobs = reproduce.sweep(World(device="cpu"), 0, "lambda")
-    more = {"torch": reproduce.torch.__version__, "device": "cpu"}
-    more["data fingerprint"] = reproduce.data_of("toy", None, 0, 1200, "gender")
+    some = jobs.sweep(World(device="cpu"), 0, "lambda")
+    more = {"torch": torch.__version__, "device": "cpu"}
+    more["data fingerprint"] = jobs.data_of("toy", None, 0, 1200, "gender")
 
     def prepare(*does: str) -> list[Planned]:
         what = {}
-        for job, doing in zip(jobs, does):
-            config = {"command": [job.script, *job.flags]} | reproduce.settings_of(job) | more
+        for job, doing in zip(some, does):
+            config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
             what[job.name] = {"does": doing, "config": config}
         (scripts / "what.json").write_text(json.dumps(what))
-        return plan(jobs[: len(does)], World(device="cpu"))
+        return plan(some[: len(does)], World(device="cpu"))
 
     return prepare, scripts / "log"
 
@@ -528,7 +530,9 @@ def test_what_is_there_is_not_run_again(stand_in, capsys, monkeypatch):
 
 def in_another_process(tmp_path: Path) -> subprocess.Popen:
     """The first of the stand-in's runs, begun by a process that can be killed."""
-    command = "import reproduce; from reproduce import *; from pathlib import Path;"
+    command = (
+        "import reproduce; from reproduce import *; from jobs import *; from pathlib import Path;"
+    )
     command += f"reproduce.HERE = Path({str(tmp_path / 'scripts')!r}); w = World(device='cpu');"
     command += "carry_out(plan(sweep(w, 0, 'lambda')[:1], w), 1)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -591,8 +595,8 @@ def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
     folder = tmp_path / "runs" / planned.job.name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(what[planned.job.name]["config"]))
-    held = reproduce.lock(folder)
-    assert reproduce.in_use(folder)
+    held = lock(folder)
+    assert jobs.in_use(folder)
 
     def finish():
         (folder / "results.json").write_text("{}")
@@ -602,7 +606,7 @@ def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
     other.start()
     assert reproduce.carry_out(prepare("works"), 1) == {}
     other.join()
-    assert (folder / "results.json").exists() and not reproduce.in_use(folder)
+    assert (folder / "results.json").exists() and not jobs.in_use(folder)
     assert not log.exists()  # nothing was started
 
 
@@ -700,32 +704,32 @@ def test_without_matplotlib_a_figure_is_refused(monkeypatch, tmp_path):
 
 def test_the_papers_set_up_is_worked_out(capsys, monkeypatch):
     """The published models' weights; the rest on models of two layers, which is the same arithmetic."""
-    with reproduce.torch.device("meta"):
+    with torch.device("meta"):
         weights = {
-            name: sum(param.numel() for param in reproduce.step_of(name, 1)[0].parameters())
-            for name in reproduce.SHAPES
+            name: sum(param.numel() for param in budget.step_of(name, 1)[0].parameters())
+            for name in budget.SHAPES
         }
     assert weights == {"t5-base": 222903552, "open_llama_3b": 3426473600}
     small = {
-        "t5-base": reproduce.T5Config(1000, 768, 64, 3072, 2, 2, 12),
-        "open_llama_3b": reproduce.LlamaConfig(1000, 320, 864, 2, 4, 4, 80),
+        "t5-base": budget.T5Config(1000, 768, 64, 3072, 2, 2, 12),
+        "open_llama_3b": budget.LlamaConfig(1000, 320, 864, 2, 4, 4, 80),
     }
-    monkeypatch.setattr(reproduce, "SHAPES", small)
-    monkeypatch.setattr(reproduce, "PROMPT_TOKENS", {"sequential": 40, "direct": 60})
+    monkeypatch.setattr(budget, "SHAPES", small)
+    monkeypatch.setattr(budget, "PROMPT_TOKENS", {"sequential": 40, "direct": 60})
     reproduce.main(["paper", "--tflops", "50"])
     text = capsys.readouterr().out
     assert "24 runs per attribute" in text and "at 50 TFLOP/s, as given" in text
     # 6040 // 16 batches, 2 epochs, T of 10 and of 20, 1/20 more for lines 10-12, 12 points each, 3 attributes
     assert "ml-1m, three attributes: 72 runs, 855,036 steps" in text
-    cost = reproduce.cost_of_step("t5-base", 40)
+    cost = budget.cost_of_step("t5-base", 40)
     encoder = 2 * (4 * 768 * 768 + 2 * 768 * 3072)
     # 2 for each weight and token, as much again for the gradient of what it is fed; the answer is short
     assert 1.0 < cost.flop / (4 * encoder * 16 * 40) < 1.5
     assert (
-        f"a step of the prefix: {(cost.flop + reproduce.cost_of_step('t5-base', 60).flop) / 1e12:.2f}"
+        f"a step of the prefix: {(cost.flop + budget.cost_of_step('t5-base', 60).flop) / 1e12:.2f}"
         in text
     )
-    commands = reproduce.paper_commands("gender")
+    commands = budget.paper_commands("gender")
     assert len(set(commands)) == 24
     for command in commands:
-        assert reproduce.parsed("train.py", tuple(command.split())) is not None
+        assert jobs.parsed("train.py", tuple(command.split())) is not None
