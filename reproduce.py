@@ -496,14 +496,13 @@ def keep_records() -> int:
                 continue
             folder = RECORDS / (job.on if job.leaves else job.name)
             left = [job.leaves] if job.leaves else ["results.json", "config.json"]
-            contents = {name: (found.folder / name).read_bytes() for name in left}
+            contents = {name: json.loads((found.folder / name).read_text()) for name in left}
             if not job.leaves:
                 about = {"command": plain(found.config["command"]), "data dir": None, "base": None}
-                config = found.config | about
-                contents["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
+                contents["config.json"] |= about
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in contents.items():
-                write_atomically(folder / name, content)
+                write_atomically(folder / name, (json.dumps(content) + "\n").encode())
             written += len(contents)
     return written
 
