@@ -177,7 +177,8 @@ class Discriminator(nn.Module):
     def forward(self, user_rbd: Tensor) -> list[Tensor]:
         """Logits (r, b, c) of the members of each depth for the user states of every reading."""
         if user_rbd.shape[1] > 1:  # the batch's own statistics, kept nowhere; one user has none
-            user_rbd = (user_rbd - user_rbd.mean(1, True)) / (user_rbd.std(1, keepdim=True) + 1e-6)
+            centred_rbd = user_rbd - user_rbd.mean(1, keepdim=True)
+            user_rbd = centred_rbd / (user_rbd.std(1, keepdim=True) + 1e-6)
         if self.training and self.noise:
             user_rbd = user_rbd + self.noise * torch.randn_like(user_rbd)
         return [member(user_rbd) for member in self.members]

@@ -7,7 +7,9 @@ so all of them stay alike, and as one process with the whole batch would be. Wit
 there is one process and every function here returns what it was given.
 """
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -45,8 +47,12 @@ def start(device: torch.device) -> torch.device:
 
 
 def folder_of(out: Path | None) -> Path | None:
-    """Where a run's files go: `out` in the first process, in the others a folder that nobody needs."""
-    return out if number() == 0 else Path(tempfile.mkdtemp())
+    """Where a run's files go: `out` in the first process, in the others a folder that goes with them."""
+    if number() == 0:
+        return out
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def wait() -> None:

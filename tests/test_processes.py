@@ -83,8 +83,11 @@ def test_two_processes_play_the_game_of_one(tmp_path):
 @pytest.mark.slow
 def test_torchrun_ends_with_one_table_and_one_run(tmp_path):
     tiny = ["--toy-users", "60", "--p5-steps", "4", "--epochs", "1", "--batch-size", "20"]
-    done = run([*torchrun(2), str(ROOT / "train.py"), "--attr", "gender", *tiny], tmp_path)
+    command = [*torchrun(2), str(ROOT / "train.py"), "--attr", "gender", *tiny]
+    (tmp_path / "temporary").mkdir()
+    done = run(command, tmp_path, TMPDIR=str(tmp_path / "temporary"))
     assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "temporary").glob("*/metrics.jsonl"))  # the second process's own
     assert done.stdout.count("P5 + CFP") == 3 and done.stdout.count("in all") == 1
     assert len(list((tmp_path / "runs").glob("*"))) == 2
     config = json.loads((tmp_path / "runs/toy-gender-seed0/config.json").read_text())
