@@ -596,8 +596,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "what",
         nargs="+",
-        help="table N (1 to 15), figure N (3, 6 to 10, trade-off), all; results writes RESULTS.md from the "
-        "runs that there are; paper says what the paper's own set-up would need",
+        help="table N (1 to 15), figure N (3, 6 to 10, trade-off), all; results keeps what the runs "
+        "say in records/ and writes RESULTS.md from there; paper says what the paper's own set-up would need",
     )
     add("--data", default="toy", choices=DATA, help="toy (default), ml-100k, ml-1m or insurance")
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
