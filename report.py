@@ -1,20 +1,17 @@
-"""What finished runs say: the paper's tables and figures with ours beside them, and its claims decided.
+"""What finished runs say: rows, their means over seeds, and the paper's tables with ours beside them.
 
 Everything here is computed from rows, which `rows_of` reads out of what runs have left; nothing is trained.
 Hit@k and AUC are fractions in the files and percent from `Summary` on. `reproduce.py` is the command.
 """
 
 import csv
-import importlib.util
 import io
 import math
 import statistics
-from pathlib import Path
-from typing import Callable, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import published
 from baselines import NAMES
-from files import write_atomically
 
 LETTERS = {"G": "gender", "A": "age", "O": "occupation", "M": "marital"}
 HITS = "Hit@1", "Hit@3", "Hit@10"
@@ -141,6 +138,17 @@ MODELS = NAMES | {"cfp": "CFP"}  # as the paper calls them
 UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
 
 
+class Point(NamedTuple):
+    """What a figure draws at one place: a recommender with one setting, on one task, in one run."""
+
+    series: str
+    x: float  # the setting: a prefix length or a lambda; NaN where there is none
+    task: str
+    values: dict[str, list[float]]  # "Hit@k" and "AUC": [value, low, high], fractions
+    floor: float  # of the AUC; NaN where it was not measured
+    ceiling: float
+
+
 class Evidence(NamedTuple):
     """All that is known of one data set and one backbone."""
 
@@ -197,6 +205,14 @@ class Evidence(NamedTuple):
             return None
         mean = lambda which: statistics.fmean(100 * which(r)[k] for r in rows for k in hidden)
         return mean(lambda row: row.floor), mean(lambda row: row.ceiling)
+
+
+DATA_NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
+DATA_NAMES |= {"insurance": "Insurance"}
+
+
+def about(e: Evidence) -> str:
+    return f"{DATA_NAMES.get(e.data, e.data)}, {e.backbone}"
 
 
 def once_per_seed(rows: list[Row], metric: str) -> dict[int, Row]:
@@ -345,7 +361,7 @@ def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
     if not any(x.ours for x in found):
         lines.append("Ours: not run.")
     elif unheard:
-        lines.append(f"Blank: {NAMES.get(e.data, e.data)} has no marital status (M).")
+        lines.append(f"Blank: {DATA_NAMES.get(e.data, e.data)} has no marital status (M).")
     if rest and any(x.ours for x in found):
         names = ", ".join(
             f"{model}{f' hiding {hidden}' if hidden else ''}" for model, hidden in rest
@@ -419,520 +435,3 @@ def table_csv(table: int, e: Evidence) -> str:
 
 def two_digits(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-# -------------------------------------------------------------------------------------------------
-# Figures
-# -------------------------------------------------------------------------------------------------
-
-
-class Point(NamedTuple):
-    """What a figure draws at one place: a recommender with one setting, on one task, in one run."""
-
-    series: str
-    x: float  # the setting: a prefix length or a lambda; NaN where there is none
-    task: str
-    values: dict[str, list[float]]  # "Hit@k" and "AUC": [value, low, high], fractions
-    floor: float  # of the AUC; NaN where it was not measured
-    ceiling: float
-
-
-FIGURES = {
-    "3": "what the three probes read",
-    "6": "prefix length",
-    "7": "prefix length, Insurance",
-    "8": "weight of the discriminator",
-    "9": "weight of the discriminator, Insurance",
-    "10": "a soft probing prompt as the discriminator",
-    "trade-off": "recommendations against leak",
-}
-# Which points a figure is drawn from; figures 7 and 9 are 6 and 8 on Insurance.
-DRAWN_FROM = {"6": "prefix length", "7": "prefix length", "8": "lambda", "9": "lambda"}
-DRAWN_FROM |= {"10": "soft discriminator", "trade-off": "trade-off"}
-
-
-def figure_points(name: str, e: Evidence) -> list[Point]:
-    """The points of a figure; of figure 3, where x is nothing, a point for each probe and attribute."""
-    if name != "3":
-        return e.points.get(DRAWN_FROM[name], [])
-    found = []
-    for table, kind in PROBES.items():
-        model = {7: "with", 8: "soft", 9: "classifier"}[table]
-        for k, attr in LETTERS.items():
-            ours, bounds = e.of(table, model, "", k), e.bounds(table, k)
-            if ours is not None:
-                auc = [v / 100 for v in (ours.mean, ours.low, ours.high)]
-                around = (math.nan, math.nan) if bounds is None else [b / 100 for b in bounds]
-                found.append(
-                    Point(f"{kind}, {attr}", math.nan, "sequential", {"AUC": auc}, *around)
-                )
-    return found
-
-
-def figure_csv(name: str, e: Evidence) -> str:
-    """A figure's points, percent, two digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow("figure series x task metric value low high floor ceiling".split())
-    for p in figure_points(name, e):
-        for metric, values in p.values.items():
-            around = (100 * p.floor, 100 * p.ceiling) if metric == "AUC" else (None, None)
-            cells = map(two_digits, [*(100 * v for v in values), *around])
-            writer.writerow([name, p.series, setting(p), p.task, metric, *cells])
-    return text.getvalue()
-
-
-def setting(point: Point) -> str:
-    return "" if math.isnan(point.x) else f"{point.x:g}"
-
-
-def figure_markdown(name: str, e: Evidence) -> str:
-    """A figure's points as a table: percent, 95% intervals over users."""
-    points = figure_points(name, e)
-    metrics = [m for m in (*HITS, "AUC") if any(m in p.values for p in points)]
-    cell = lambda v: "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in v)) if v else ""
-    x = {"6": "prefix length", "7": "prefix length", "10": "prefix length"}.get(name, "lambda")
-    heads = ["", *([] if name == "3" else [x, "task"]), *metrics, "floor", "ceiling"]
-    lines = [f"**Figure {name}: {FIGURES[name]}** (%)", "", line(heads), line(["---"] * len(heads))]
-    for p in points:
-        cells = [p.series, *([] if name == "3" else [setting(p), p.task])]
-        cells += [cell(p.values.get(m)) for m in metrics]
-        cells.append("" if math.isnan(p.floor) else f"50 ± {100 * p.floor:.1f}")
-        cells.append("" if math.isnan(p.ceiling) else f"{100 * p.ceiling:.1f}")
-        lines.append(line(cells))
-    return "\n".join([*lines, ""])
-
-
-def can_draw() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def draw(name: str, e: Evidence, path: Path) -> None:
-    """Draw a figure as PNG, where `can_draw` and there are points."""
-    assert figure_points(name, e), f"figure {name} has no points"
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    drawing = {"3": draw_probes, "10": draw_soft, "trade-off": draw_trade_off}
-    figure = drawing.get(name, draw_sweep)(plt, name, e)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
-    plt.close(figure)
-    write_atomically(path, content.getvalue())
-
-
-def percent(values: list[float]) -> tuple[float, list[list[float]]]:
-    """(value, [[down], [up]]) of [value, low, high], for an error bar."""
-    value, low, high = (100 * v for v in values)
-    return value, [[max(value - low, 0)], [max(high - value, 0)]]
-
-
-COLOURS = ["#1f5fa8", "#d1732a", "#3a8f4d", "#8a4fa3", "#b0344d"]  # also told apart by markers
-MARKERS = ["o", "s", "^", "D", "v"]
-
-
-def about(e: Evidence) -> str:
-    return f"{NAMES.get(e.data, e.data)}, {e.backbone}"
-
-
-NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
-NAMES |= {"insurance": "Insurance"}
-
-
-def bounds_of(axes, points: list[Point]) -> None:
-    """Shade how far from 50 shuffled labels get, and mark what the raw history tells."""
-    floors = [100 * p.floor for p in points if not math.isnan(p.floor)]
-    ceilings = [100 * p.ceiling for p in points if not math.isnan(p.ceiling)]
-    axes.axhline(50, color="black", lw=0.8)
-    if floors:
-        reach = statistics.fmean(floors)
-        label = "shuffled labels (95%)"
-        axes.axhspan(50 - reach, 50 + reach, color="#8c8c8c", alpha=0.25, lw=0, label=label)
-    if ceilings:
-        axes.axhline(statistics.fmean(ceilings), color="black", ls=":", lw=1.2, label="raw history")
-
-
-def draw_probes(plt, name: str, e: Evidence):
-    """Figure 3: bars of AUC for each attribute and probe, the paper's numbers of tables 7 to 9 as crosses."""
-    attrs = [k for k in LETTERS if e.of(9, "classifier", "", k) or e.of(8, "soft", "", k)]
-    attrs = attrs or [k for k in LETTERS if e.of(7, "with", "", k)]
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
-    paper = {}
-    for table, model in (7, "with"), (8, "soft"), (9, "classifier"):
-        for cell in published.cells(table):
-            if cell.data == half_of(e.data) and cell.model == model:
-                paper[table, cell.metric] = cell.percent
-    for place, (table, model) in enumerate(((7, "with"), (8, "soft"), (9, "classifier"))):
-        label = {7: "asking, in context", 8: "soft probing prompt", 9: "classifier"}[table]
-        for at, k in enumerate(attrs):
-            x, ours = at + 0.26 * (place - 1), e.of(table, model, "", k)
-            if ours is not None:
-                first = label if k == attrs[0] else None
-                axes.bar(x, ours.mean - 50, 0.24, bottom=50, color=COLOURS[place], label=first)
-                ends = [[max(ours.mean - ours.low, 0)], [max(ours.high - ours.mean, 0)]]
-                axes.errorbar(x, ours.mean, ends, fmt="none", ecolor="black", capsize=3, lw=1)
-            if (table, k) in paper:
-                first = "the paper (tables 7 to 9)" if (place, at) == (0, 0) else None
-                axes.plot(x, paper[table, k], "x", color="black", ms=8, mew=2, label=first)
-    for at, k in enumerate(attrs):
-        b = e.bounds(2, k)
-        if b is not None:
-            label = "raw history" if at == 0 else None
-            axes.hlines(b[1], at - 0.4, at + 0.4, color="black", ls=":", lw=1.4, label=label)
-    axes.axhline(50, color="black", lw=0.8)
-    axes.set_xticks(range(len(attrs)), [LETTERS[k] for k in attrs])
-    axes.set_ylabel("AUC (%), 50 is chance")
-    title = f"What each probe reads off P5: {about(e)}, seed 0, 95% intervals over users"
-    axes.set_title(title, fontsize="medium")
-    figure.legend(fontsize="small", ncols=5, loc="outside lower center")
-    return figure
-
-
-def draw_sweep(plt, name: str, e: Evidence):
-    """Figures 6 to 9: Hit@1 and AUC, sequential and direct, over the prefix length or lambda."""
-    points = figure_points(name, e)
-    figure, both = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
-    for axes, metric in zip(both, ("Hit@1", "AUC")):
-        some = [p for p in points if not math.isnan(p.x)]
-        for place, task in enumerate(("sequential", "direct")):
-            curve = sorted((p for p in some if p.task == task), key=lambda p: p.x)
-            if not curve:
-                continue
-            style = dict(color=COLOURS[place], marker=MARKERS[place])
-            values = [percent(p.values[metric]) for p in curve]
-            ends = [[end[side][0] for _, end in values] for side in (0, 1)]
-            x, y = [p.x for p in curve], [value for value, _ in values]
-            axes.errorbar(x, y, ends, capsize=3, lw=1.6, ms=6, label=f"CFP, {task}", **style)
-            before = [p for p in points if math.isnan(p.x) and p.task == task]
-            if before:
-                at = percent(before[0].values[metric])[0]
-                axes.axhline(at, color=COLOURS[place], ls="--", lw=1, label=f"P5, {task}")
-        if metric == "AUC":
-            bounds_of(axes, some)
-        ticks = sorted({p.x for p in some})
-        if name in ("8", "9"):
-            axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel(
-            "λ, weight of the discriminator" if name in "89" else "prefix length (tokens)"
-        )
-        what = (
-            f"{some[0].series} AUC (%), strongest fresh attacker"
-            if metric == "AUC"
-            else "Hit@1 (%)"
-        )
-        axes.set_ylabel(what)
-        axes.grid(alpha=0.3, lw=0.6)
-        axes.margins(y=0.12)
-    figure.legend(*both[1].get_legend_handles_labels(), ncols=6, loc="outside lower center")
-    figure.suptitle(f"{about(e)}, seed 0, 95% intervals over users", fontsize="medium")
-    return figure
-
-
-def draw_soft(plt, name: str, e: Evidence):
-    """Figure 10: what a soft probing prompt and a classifier read where the prefix hid from the former."""
-    points = figure_points(name, e)
-    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    for place, series in enumerate(dict.fromkeys(p.series for p in points)):
-        curve = sorted((p for p in points if p.series == series), key=lambda p: p.x)
-        values = [percent(p.values["AUC"]) for p in curve]
-        ends = [[end[side][0] for _, end in values] for side in (0, 1)]
-        # beside one another, so that the intervals can be told apart
-        x = [p.x + 0.35 * (place - 1) for p in curve]
-        style = dict(color=COLOURS[place], marker=MARKERS[place], capsize=3, lw=1.6, ms=6)
-        axes.errorbar(x, [value for value, _ in values], ends, label=series, **style)
-    letter = "M" if e.data == "insurance" else "G"
-    for place, (table, name) in enumerate(((8, "soft"), (9, "classifier"))):
-        bare = e.of(table, name, "", letter)
-        if bare is not None:
-            label = (
-                f"{'classifier, sequential prompts' if place else 'soft probing prompt'}, P5 alone"
-            )
-            axes.axhline(bare.mean, color=COLOURS[place], ls="--", lw=1, label=label)
-    axes.axhline(50, color="black", lw=0.8)
-    ticks = sorted({p.x for p in points})
-    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    axes.set_xlabel("prefix length (tokens)")
-    axes.set_ylabel(f"AUC of {LETTERS[letter]} (%), 50 is chance")
-    title = (
-        f"Read through a CFP that was trained against a soft probing prompt:\n{about(e)}, seed 0, "
-    )
-    axes.set_title(title + "95% intervals over tested users", fontsize="medium")
-    axes.grid(alpha=0.3, lw=0.6)
-    figure.legend(fontsize="small", ncols=2, loc="outside lower center")
-    return figure
-
-
-def draw_trade_off(plt, name: str, e: Evidence):
-    """Ours: Hit@10 against the strongest attacker's AUC over lambda, each fair model a curve."""
-    points = figure_points(name, e)
-    figure, both = plt.subplots(1, 2, figsize=(12.5, 5.6), layout="constrained")
-    shown = "marital status" if e.data == "insurance" else "gender"
-    order = ["CFP", "C-PMF", "C-SX", "S-SAS", "S-B4"]
-    rank = ["P5", "CFP", "LEACE", *(name for fair in order[1:] for name in (UNFAIR[fair], fair))]
-    for axes, task in zip(both, ("sequential", "direct")):
-        some = [p for p in points if p.task == task]
-        for series in sorted({p.series for p in some}, key=rank.index):
-            base = {v: k for k, v in UNFAIR.items()}.get(series, series)
-            place = order.index(base) if base in order else 0
-            curve = sorted(
-                (p for p in some if p.series == series), key=lambda p: (p.x, p.values["AUC"])
-            )
-            x = [percent(p.values["AUC"]) for p in curve]
-            y = [percent(p.values["Hit@10"]) for p in curve]
-            ends = lambda found: [[end[side][0] for _, end in found] for side in (0, 1)]
-            swept = not any(math.isnan(p.x) for p in curve)
-            face = COLOURS[place] if swept or series == "LEACE" else "white"
-            marker = "*" if series == "LEACE" else MARKERS[place]
-            axes.errorbar(
-                [v for v, _ in x],
-                [v for v, _ in y],
-                ends(y),
-                ends(x),
-                label=series,
-                color=COLOURS[place],
-                marker=marker,
-                mfc=face,
-                ms=14 if series == "LEACE" else 7,
-                lw=1.5 if swept else 0,
-                elinewidth=0.7,
-                alpha=0.9,
-            )
-            for p, (at_x, _), (at_y, _) in zip(curve, x, y):
-                if swept:
-                    place_at = dict(xytext=(-4, 5), textcoords="offset points", fontsize="x-small")
-                    axes.annotate(
-                        f"λ {p.x:g}", (at_x, at_y), color=COLOURS[place], ha="right", **place_at
-                    )
-        floors = [100 * p.floor for p in some if not math.isnan(p.floor)]
-        if floors:
-            reach = statistics.fmean(floors)
-            label = "shuffled labels (95%)"
-            axes.axvspan(50 - reach, 50 + reach, color="#8c8c8c", alpha=0.25, lw=0, label=label)
-        axes.axvline(50, color="black", lw=0.8)
-        axes.set_xlabel("AUC of the strongest fresh attacker (%), 50 is chance")
-        axes.set_ylabel("Hit@10 (%)")
-        axes.set_title(f"{task} recommendation", fontsize="medium")
-        axes.grid(alpha=0.3, lw=0.6)
-        axes.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    title = f"{about(e)}, {shown}, seed 0, 95% intervals over users; hollow: nothing hidden; "
-    figure.suptitle(title + "better is higher and nearer to 50", fontsize="medium")
-    return figure
-
-
-# -------------------------------------------------------------------------------------------------
-# Claims
-# -------------------------------------------------------------------------------------------------
-
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
-UNTESTED = "could not be tested here"
-Verdict = tuple[str, str]  # one of the four, and what was found
-
-
-def decide(signs: Iterable[int | None], better: str = "better") -> Verdict:
-    """The rule for a claim that is a list of comparisons, 1 for it, -1 against it, 0 intervals overlap.
-
-    It holds where all are for it, does not hold where one is against it, and is not decided otherwise.
-    """
-    signs = [sign for sign in signs if sign is not None]
-    if not signs:
-        return UNTESTED, ""
-    found = f"{better} in {signs.count(1)} of {len(signs)} comparisons, the opposite in {signs.count(-1)}"
-    verdict = FAILS if -1 in signs else HOLDS if 0 not in signs else OPEN
-    return verdict, found
-
-
-def about_these(tables: Iterable[int], e: Evidence) -> list[int]:
-    """Those of the tables in which the paper has numbers for this data set, or what it stands in for."""
-    half = half_of(e.data)
-    return [n for n in tables if any(cell.data == half for cell in published.cells(n))]
-
-
-def against(
-    e: Evidence, tables: Iterable[int], ours: str, metrics: Iterable[str]
-) -> list[int | None]:
-    """`ours` compared with every other model of the paper's tables in these metrics."""
-    signs = []
-    for table in about_these(tables, e):
-        found = {(x.model, x.hidden, x.metric): x for x in entries(table, e) if x.paper is not None}
-        for (model, hidden, metric), entry in found.items():
-            own = found.get((ours, hidden, metric))
-            if model != ours and metric in metrics and own and own.ours and entry.ours:
-                signs.append(compare(own.ours, entry.ours, metric))
-    return signs
-
-
-def p5_is_best(e: Evidence) -> Verdict:
-    return decide(against(e, (1, 2), "P5", HITS))
-
-
-def cfp_is_fairer(e: Evidence) -> Verdict:
-    return decide(against(e, (3, 4), "CFP", ("AUC",)), "nearer to 50")
-
-
-def cfp_recommends_better(e: Evidence) -> Verdict:
-    return decide(against(e, (3, 4), "CFP", HITS))
-
-
-def cfp_is_at_chance(e: Evidence) -> Verdict:
-    """Holds where every AUC is within the floor of 50; does not where an interval is wholly beyond it."""
-    signs, farthest = [], []
-    for table in (3, 4):
-        for x in entries(table, e):
-            bounds = e.bounds(table, x.hidden)
-            if (x.model, x.metric) == ("CFP", "AUC") and x.ours and bounds:
-                far = distance(x.ours)
-                signs.append(1 if far.mean <= bounds[0] else -1 if far.low > bounds[0] else 0)
-                farthest.append(f"{x.ours.mean:.1f} (floor 50 ± {bounds[0]:.1f})")
-    verdict, found = decide(signs, "within the floor")
-    return verdict, found + (": " + ", ".join(farthest) if farthest else "")
-
-
-def kept(e: Evidence, table: int, model: str, hidden: str) -> Summary | None:
-    """Percent of the unfair version's Hit@10 that is left; the interval takes the farther ends of both."""
-    base = {3: 1, 4: 2, 5: 1, 6: 1}[table]
-    after, before = e.of(table, model, hidden, "Hit@10"), e.of(base, UNFAIR[model], "", "Hit@10")
-    if after is None or before is None or before.low <= 0:
-        return None
-    share = lambda a, b: 100 * a / b
-    ends = share(after.low, before.high), share(after.high, before.low)
-    return Summary(share(after.mean, before.mean), math.nan, *ends, after.n)
-
-
-def cfp_costs_least(e: Evidence) -> Verdict:
-    signs = []
-    for table in (3, 4):
-        for hidden in dict.fromkeys(x.hidden for x in entries(table, e)):
-            own = kept(e, table, "CFP", hidden)
-            for model in dict.fromkeys(x.model for x in entries(table, e) if x.model != "CFP"):
-                other = kept(e, table, model, hidden)
-                if own and other:
-                    signs.append(compare(own, other, "Hit@10"))
-    return decide(signs, "a larger share of Hit@10 kept")
-
-
-def mixture_works(e: Evidence) -> Verdict:
-    """Holds where every choice's mean AUC is at most 55, the paper's 54.22 rounded up, with 90% of Hit@10."""
-    signs, shown = [], []
-    for table in about_these((5, 6), e):
-        for x in entries(table, e):
-            share = kept(e, table, "CFP", x.hidden)
-            if (x.model, x.metric) == ("CFP", "AUC") and x.ours and share:
-                good = x.ours.mean <= 55 and share.mean >= 90
-                bad = x.ours.low > 55 or share.high < 90
-                signs.append(1 if good else -1 if bad else 0)
-                shown.append(f"{x.hidden} {x.ours.mean:.1f} with {share.mean:.0f}% of Hit@10")
-    verdict, found = decide(signs, "at most 55 with 90% of Hit@10 kept")
-    return verdict, found + (": " + ", ".join(dict.fromkeys(shown)) if shown else "")
-
-
-def mixture_is_better(e: Evidence) -> Verdict:
-    return decide(against(e, (5, 6), "CFP", (*HITS, "AUC")))
-
-
-def ends_of(e: Evidence, kind: str, metric: str, low: float, high: float) -> list[int]:
-    """The point at setting `high` against the one at `low`: 1 where it is better, sequential task."""
-    by_x = {p.x: p for p in e.points.get(kind, []) if p.task == "sequential" and metric in p.values}
-    if low not in by_x or high not in by_x:
-        return []
-    first, last = (summarise([by_x[x].values[metric]]) for x in (low, high))
-    return [compare(last, first, metric)]
-
-
-def swept(
-    kind: str, metric: str, low: float, high: float, sign: int
-) -> Callable[[Evidence], Verdict]:
-    """The rule of a claim about a sweep: from `low` to `high` the metric gets better (1) or worse (-1)."""
-
-    def rule(e: Evidence) -> Verdict:
-        verdict, _ = decide([sign * s for s in ends_of(e, kind, metric, low, high)])
-        if verdict == UNTESTED:
-            return verdict, ""
-        by_x = {p.x: p.values[metric] for p in e.points[kind] if p.task == "sequential"}
-        ends = "{:.1f} [{:.1f}, {:.1f}]"
-        at = lambda x: ends.format(*(100 * v for v in by_x[x]))
-        return verdict, f"{metric} {at(low)} at {low:g}, {at(high)} at {high:g}"
-
-    return rule
-
-
-def reads(auc: Summary) -> int:
-    """1 where an AUC's interval leaves 50 out, -1 where it has 50 in it and ends within 10 of it, else 0."""
-    if not auc.low <= 50 <= auc.high:
-        return 1
-    return -1 if max(50 - auc.low, auc.high - 50) <= 10 else 0
-
-
-def soft_is_weaker(e: Evidence) -> Verdict:
-    """Holds where at every length the soft probe reads nothing and the classifier reads something."""
-    signs = []
-    for p in e.points.get("soft discriminator", []):
-        found = reads(summarise([p.values["AUC"]]))
-        signs.append(-found if p.series.startswith("soft") else found)
-    return decide(signs, "as said")
-
-
-def soft_longer_is_fairer(e: Evidence) -> Verdict:
-    by_x = {p.x: p for p in e.points.get("soft discriminator", []) if "sequential" in p.series}
-    if not {5.0, 30.0} <= set(by_x):
-        return UNTESTED, ""
-    first, last = (summarise([by_x[x].values["AUC"]]) for x in (5.0, 30.0))
-    verdict, _ = decide([compare(last, first, "AUC")])
-    return verdict, f"classifier {first.mean:.1f} at 5, {last.mean:.1f} at 30"
-
-
-def probes_read(table: int, model: str, sign: int) -> Callable[[Evidence], Verdict]:
-    """The rule of a claim that a probe reads every attribute (1) or none (-1)."""
-
-    def rule(e: Evidence) -> Verdict:
-        found = [x for k in LETTERS if (x := e.of(table, model, "", k)) is not None]
-        verdict, words = decide([sign * reads(x) for x in found], "as said")
-        shown = ", ".join(f"{x.mean:.1f} [{x.low:.1f}, {x.high:.1f}]" for x in found)
-        return verdict, f"{words}: {shown}" if found else ""
-
-    return rule
-
-
-# (section, what the paper says in our words, the rule); the sentences of sections 5 and 6, then two of 3.
-CLAIMS: list[tuple[str, str, Callable[[Evidence], Verdict]]] = [
-    ("5.2", "P5 recommends better than every other model, matching and sequential", p5_is_best),
-    ("5.2", "CFP hides an attribute better than every fair baseline", cfp_is_fairer),
-    ("5.2", "CFP recommends better than every fair baseline", cfp_recommends_better),
-    ("5.2", "behind a CFP the AUC is close to 50", cfp_is_at_chance),
-    ("5.2", "CFP costs less of the recommendations than the other methods do", cfp_costs_least),
-    ("5.2", "the mixture hides several attributes and keeps the recommendations", mixture_works),
-    (
-        "5.2",
-        "the mixture does better than C-PMF and C-SX for several attributes",
-        mixture_is_better,
-    ),
-    ("6", "a longer prefix is less fair", swept("prefix length", "AUC", 5, 30, -1)),
-    ("6", "a longer prefix recommends better", swept("prefix length", "Hit@1", 5, 30, 1)),
-    ("6", "a larger lambda is fairer", swept("lambda", "AUC", 0.1, 100, 1)),
-    ("6", "a larger lambda recommends worse", swept("lambda", "Hit@1", 0.1, 100, -1)),
-    (
-        "6",
-        "behind a CFP trained against a soft probing prompt such a prompt reads nothing, a classifier does",
-        soft_is_weaker,
-    ),
-    ("6", "against a soft probing prompt longer CFPs remove more", soft_longer_is_fairer),
-    ("3, A.1", "manually designed prompts read nothing", probes_read(7, "with", -1)),
-    ("3, A.2", "soft probing prompts read attributes off P5", probes_read(8, "soft", 1)),
-    ("3, A.3", "a classifier reads attributes off P5", probes_read(9, "classifier", 1)),
-]
-
-
-def claims_markdown(every: list[Evidence]) -> str:
-    """Each claim and what was found of it on each data set."""
-    heads = ["section", "the paper says", *(NAMES.get(e.data, e.data) for e in every)]
-    lines = [line(heads), line(["---"] * len(heads))]
-    for section, words, rule in CLAIMS:
-        cells = []
-        for e in every:
-            verdict, found = rule(e)
-            cells.append(f"**{verdict}**" + (f"; {found}" if found else ""))
-        lines.append(line([section, words, *cells]))
-    return "\n".join(lines)

@@ -8,7 +8,7 @@
 
 The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
-runs/reproduce/. What is written there comes from `report.py`, the paper's numbers from `published.py`.
+runs/reproduce/. What is written there comes from `report.py` and `figures.py`, the paper's numbers from `published.py`.
 `results` adds what the runs say to records/, which can be published, and writes RESULTS.md from there.
 """
 
@@ -26,10 +26,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import claims
+import figures
 import published
 import report
 from budget import paper_commands, paper_setup
 from datasets import load_dataset
+from figures import FIGURES
 from files import InputError, Interrupted, lock, run_command, write_atomically
 from flags import at_least, pick_device, rate
 from jobs import (
@@ -56,7 +59,7 @@ from jobs import (
     scan,
 )
 from p5 import SCRATCH
-from report import FIGURES, LLAMA, PROBES, Evidence, Point, Row, rows_of
+from report import LLAMA, PROBES, Evidence, Point, Row, rows_of
 from runs import minutes, new_folder
 from weights import PUBLISHED, read_config
 
@@ -445,14 +448,14 @@ def write_out(wanted: list[str], known: Known, w: World) -> list[Path]:
         if kind == "table":
             files[".md"] = report.table_markdown(int(number), e)
             files[".csv"] = report.table_csv(int(number), e)
-        elif report.figure_points(number, e):
-            files[".csv"] = report.figure_csv(number, e)
-            files[".md"] = report.figure_markdown(number, e)
+        elif figures.figure_points(number, e):
+            files[".csv"] = figures.figure_csv(number, e)
+            files[".md"] = figures.figure_markdown(number, e)
         for ending, text in files.items():
             write_atomically(path.with_suffix(ending), text.encode())
             written.append(path.with_suffix(ending))
-        if kind == "figure" and files and report.can_draw():
-            report.draw(number, e, path.with_suffix(".png"))
+        if kind == "figure" and files and figures.can_draw():
+            figures.draw(number, e, path.with_suffix(".png"))
             written.append(path.with_suffix(".png"))
     return written
 
@@ -473,7 +476,7 @@ and over several seeds the mean of their ends, moved outwards by the standard de
 RULE = """
 A claim is a list of comparisons, each for it, against it, or open where two intervals overlap. It holds where
 all are for it, does not hold where one is against it, and is not decided otherwise. The rules are in
-`report.py`, `CLAIMS`. All of it is about the data and the backbones named here, not about the paper's.
+`claims.py`, `CLAIMS`. All of it is about the data and the backbones named here, not about the paper's.
 """
 
 
@@ -514,7 +517,7 @@ def results_markdown() -> str:
     if not every:
         raise InputError("results: there is no finished run in runs/ yet; python reproduce.py all")
     parts = [HEAD, "## The claims of the paper\n\n"]
-    parts += [report.claims_markdown([known.evidence for known in every]), "\n", RULE]
+    parts += [claims.claims_markdown([known.evidence for known in every]), "\n", RULE]
     for known in every:
         e = known.evidence
         parts.append(f"\n## {report.about(e)}\n\n{runs_markdown(known)}\n")
@@ -522,8 +525,8 @@ def results_markdown() -> str:
             kind, number = name.split(" ")
             if kind == "table" and any(x.ours for x in report.entries(int(number), e)):
                 parts.append("\n" + report.table_markdown(int(number), e))
-            if kind == "figure" and report.figure_points(number, e) and belongs(name, e.data):
-                parts.append("\n" + report.figure_markdown(number, e))
+            if kind == "figure" and figures.figure_points(number, e) and belongs(name, e.data):
+                parts.append("\n" + figures.figure_markdown(number, e))
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -686,7 +689,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         return []
     w = world_of(args, args.what)
     wanted, device = asked(args.what, w), pick_device(args.device)
-    if any(name.startswith("figure") for name in wanted) and not report.can_draw():
+    if any(name.startswith("figure") for name in wanted) and not figures.can_draw():
         said = "figures need matplotlib, which is not installed: pip install matplotlib"
         if args.what[0] == "figure":
             raise InputError(said)

@@ -8,9 +8,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
 ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "flags"]
 ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "erase"]
-ORDER += ["published", "report", "jobs", "budget", "reproduce", "benchmark"]
+ORDER += ["published", "report", "figures", "claims", "jobs", "budget", "reproduce", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
-OPTIONAL = {"audit": {"matplotlib"}, "report": {"matplotlib"}, "benchmark": {"transformers"}}
+OPTIONAL = {"audit": {"matplotlib"}, "figures": {"matplotlib"}, "benchmark": {"transformers"}}
 
 
 def imported(node: ast.AST) -> set[str]:

@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import budget
+import claims
+import figures
 import jobs
 import published
 import report
@@ -116,12 +118,12 @@ def test_better_and_worse_only_where_intervals_do_not_overlap():
 
 
 def test_a_claim_is_decided_by_its_comparisons():
-    verdict = lambda *signs: report.decide(signs)[0]
-    assert verdict() == verdict(None) == report.UNTESTED
-    assert verdict(1, 1) == report.HOLDS
-    assert verdict(1, 0) == report.OPEN
-    assert verdict(1, 0, -1) == report.FAILS
-    assert report.decide([1, 0, -1])[1] == "better in 1 of 3 comparisons, the opposite in 1"
+    verdict = lambda *signs: claims.decide(signs)[0]
+    assert verdict() == verdict(None) == claims.UNTESTED
+    assert verdict(1, 1) == claims.HOLDS
+    assert verdict(1, 0) == claims.OPEN
+    assert verdict(1, 0, -1) == claims.FAILS
+    assert claims.decide([1, 0, -1])[1] == "better in 1 of 3 comparisons, the opposite in 1"
 
 
 # -------------------------------------------------------------------------------------------------
@@ -282,45 +284,45 @@ def test_tables_of_whole_recommenders(by_hand):
 
 def test_all_of_a_figure_is_in_its_file_and_its_picture(by_hand, tmp_path):
     e = by_hand.evidence
-    points = report.figure_points("8", e)
+    points = figures.figure_points("8", e)
     sequential = [(p.x, p.values["AUC"][0]) for p in points if p.task == "sequential"]
     default = jobs.settings_of(jobs.prompts(World(), 0)[0])["cfp"]["lam"]
     assert sorted(sequential[1:]) == sorted(
         [(0.1, 0.8), (1, 0.7), (default, 0.55), (10, 0.56), (100, 0.51)]
     )
     assert math.isnan(sequential[0][0])  # P5 without a prompt
-    rows = list(csv.DictReader(io.StringIO(report.figure_csv("8", e))))
+    rows = list(csv.DictReader(io.StringIO(figures.figure_csv("8", e))))
     assert any(
         (r["x"], r["metric"], r["value"], r["low"]) == ("0.1", "AUC", "80.00", "78.00")
         for r in rows
     )
     pytest.importorskip("matplotlib")
     for name in "3", "8", "trade-off":
-        report.draw(name, e, tmp_path / f"{name}.png")
+        figures.draw(name, e, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(AssertionError, match="figure 10 has no points"):
-        report.draw("10", e, tmp_path / "10.png")
+        figures.draw("10", e, tmp_path / "10.png")
 
 
 def test_claims_follow_the_rows(by_hand):
-    found = {words: rule(by_hand.evidence) for _, words, rule in report.CLAIMS}
-    assert found["a larger lambda is fairer"][0] == report.HOLDS
-    assert found["a larger lambda recommends worse"][0] == report.HOLDS
+    found = {words: rule(by_hand.evidence) for _, words, rule in claims.CLAIMS}
+    assert found["a larger lambda is fairer"][0] == claims.HOLDS
+    assert found["a larger lambda recommends worse"][0] == claims.HOLDS
     assert "Hit@1 30.0 [28.0, 32.0] at 0.1, 10.0 [8.0, 12.0] at 100" in str(found)
-    assert found["a longer prefix is less fair"][0] == report.UNTESTED
+    assert found["a longer prefix is less fair"][0] == claims.UNTESTED
     assert (
         found["P5 recommends better than every other model, matching and sequential"][0]
-        == report.FAILS
+        == claims.FAILS
     )
     # PMF's Hit@10 of 50 [48, 52] is above P5's 45 [43, 47]; in the other two it is below
     assert "better in 2 of 3 comparisons, the opposite in 1" in str(found)
-    assert found["CFP recommends better than every fair baseline"][0] == report.HOLDS
-    assert found["CFP hides an attribute better than every fair baseline"][0] == report.OPEN
+    assert found["CFP recommends better than every fair baseline"][0] == claims.HOLDS
+    assert found["CFP hides an attribute better than every fair baseline"][0] == claims.OPEN
     assert found[
         "behind a CFP trained against a soft probing prompt such a prompt reads nothing, a classifier "
         "does"
-    ] == (report.UNTESTED, "")
-    assert found["soft probing prompts read attributes off P5"][0] == report.HOLDS
+    ] == (claims.UNTESTED, "")
+    assert found["soft probing prompts read attributes off P5"][0] == claims.HOLDS
 
 
 def test_results_are_the_same_bytes_each_time(by_hand, tmp_path):
@@ -370,7 +372,7 @@ def test_no_runs_no_results(tmp_path, monkeypatch):
     assert not (tmp_path / "RESULTS.md").exists()
     e = reproduce.gather(World(), 2, check=False).evidence
     assert "Ours: not run." in report.table_markdown(4, e)
-    assert {verdict for _, _, rule in report.CLAIMS for verdict in rule(e)[:1]} == {report.UNTESTED}
+    assert {verdict for _, _, rule in claims.CLAIMS for verdict in rule(e)[:1]} == {claims.UNTESTED}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -379,7 +381,7 @@ def test_no_runs_no_results(tmp_path, monkeypatch):
 
 
 def test_every_table_and_figure_has_its_runs():
-    assert {f"table {n}" for n in range(1, 16)} | {f"figure {n}" for n in report.FIGURES} == set(
+    assert {f"table {n}" for n in range(1, 16)} | {f"figure {n}" for n in figures.FIGURES} == set(
         NEEDS
     )
     for data in DATA:
@@ -697,7 +699,7 @@ def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
 
 def test_without_matplotlib_a_figure_is_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "can_draw", lambda: False)
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
     with pytest.raises(InputError, match="matplotlib, which is not installed"):
         reproduce.main(["figure", "8", "--dry-run"])
 
