@@ -8,8 +8,9 @@
 
 The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
-runs/reproduce/. What is written there comes from `report.py` and `figures.py`, the paper's numbers from `published.py`.
-`results` adds what the runs say to records/, which can be published, and writes RESULTS.md from there.
+runs/reproduce/. What is written there comes from `report.py` and `figures.py`, the paper's numbers from
+`published.py`. `results` adds what the runs say to records/, which can be published, and writes
+RESULTS.md from there.
 """
 
 import argparse
