@@ -162,10 +162,12 @@ def backbone_of(job: Job) -> tuple | None:
 
 
 def ready(waiting: dict[str, Planned], running: set[str]) -> list[Planned]:
-    """Which of the waiting could start now, the longest first; of equals, the first."""
+    """Which of the waiting could start now: first what others wait for, then the longest, then the first."""
     unfinished = {*waiting, *running}
     free = [p for p in waiting.values() if not unfinished & set(p.after)]
-    return sorted(free, key=lambda p: -(math.inf if math.isnan(p.minutes) else p.minutes))
+    needed = {name for p in waiting.values() for name in p.after}
+    longest = lambda p: -(math.inf if math.isnan(p.minutes) else p.minutes)
+    return sorted(free, key=lambda p: (p.job.name not in needed, longest(p)))
 
 
 def duration(planned: list[Planned], at_once: int) -> float:

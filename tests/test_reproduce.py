@@ -365,6 +365,18 @@ def test_records_alone_give_the_results(by_hand, tmp_path):
     assert changed != text and "| 0, 1 | 10.0, 11.0 |" in changed
 
 
+def test_the_results_of_the_repository_are_what_its_records_say(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if not scan(reproduce.RECORDS):
+        pytest.skip("there are no records yet")
+    for w in reproduce.worlds(reproduce.RECORDS):
+        every = jobs_of(jobs.everything(w), w, jobs.ANY_SEEDS)
+        for found in scan(reproduce.RECORDS):
+            if found.config["data"] == w.data and not any(jobs.is_of(found, job) for job in every):
+                pytest.skip(f"{found.folder} was run with other settings than the present defaults")
+    assert Path("RESULTS.md").read_text() == reproduce.results_markdown()
+
+
 def test_no_runs_no_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
@@ -415,6 +427,9 @@ def test_how_long_a_plan_takes():
     assert duration(chain, 2) == 5 and duration(chain, 1) == 9
     assert duration([planned("a", math.nan), planned("b", 2)], 1) == 2
     assert duration([], 2) == 0
+    # what others wait for comes first: b and a, then d and c, not a and d before b and c
+    waited_for = [planned("a", 9), planned("b", 1), planned("c", 8, "b"), planned("d", 9)]
+    assert duration(waited_for, 2) == 17
 
 
 def test_finished_runs_set_the_time_of_others_like_them(by_hand, monkeypatch):
