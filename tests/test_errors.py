@@ -798,7 +798,7 @@ TABLE = [
      "--backbone tiny-llama: is a Llama, table 4 is not; the same of a Llama is table 13"),
     ("reproduce.py figure 8 --backbone tiny-llama", None,
      "--backbone tiny-llama: the figures are about a T5; choose one"),
-    ("reproduce.py figure 8", attribute(reproduce.report, "can_draw", lambda: False),
+    ("reproduce.py figure 8", attribute(reproduce.figures, "can_draw", lambda: False),
      "figures need matplotlib, which is not installed: pip install matplotlib"),
     ("reproduce.py results", None,
      "results: there is no finished run in runs/ yet; python reproduce.py all"),
