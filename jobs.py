@@ -283,8 +283,12 @@ def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
 
 def everything(w: World) -> list[str]:
     """All tables and figures that are about this data set."""
-    other = INSURANCE_ONLY if report.half_of(w.data) == "MovieLens" else MOVIELENS_ONLY
-    return [name for name in NEEDS if w.data == "toy" or name not in other]
+    return [name for name in NEEDS if w.data == "toy" or belongs(name, w.data)]
+
+
+def belongs(name: str, data: str) -> bool:
+    """Whether a table or figure is about this data set; of the toy world's figures, one of each pair."""
+    return name not in (INSURANCE_ONLY if report.half_of(data) == "MovieLens" else MOVIELENS_ONLY)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -385,6 +389,15 @@ def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True)
         goes_on = lambda f: all(f.config.get(key) == value for key, value in here.items())
         some = [found for found in some if found.finished or goes_on(found)]
     return min(some, key=lambda found: not found.finished, default=None)
+
+
+def done(
+    w: World, seeds: int, check: bool = True, place: Path = Path("runs")
+) -> list[tuple[Job, Found]]:
+    """The jobs of everything about this data set that are finished in a folder, and where."""
+    jobs, every = {job.name: job for job in jobs_of(everything(w), w, seeds)}, scan(place)
+    found = [(job, find(job, every, jobs, check)) for job in jobs.values()]
+    return [(job, there) for job, there in found if there is not None and there.finished]
 
 
 def in_use(folder: Path) -> bool:

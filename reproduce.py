@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import claims
 import figures
@@ -33,7 +33,6 @@ import published
 import report
 from budget import paper_commands, paper_setup
 from datasets import load_dataset
-from figures import FIGURES
 from files import InputError, Interrupted, lock, run_command, write_atomically
 from flags import at_least, pick_device, rate
 from jobs import (
@@ -41,7 +40,6 @@ from jobs import (
     DATA,
     INSURANCE_ONLY,
     LAMBDAS,
-    MOVIELENS_ONLY,
     NEEDS,
     PREFIX_LENGTHS,
     SEEDS,
@@ -51,7 +49,9 @@ from jobs import (
     Found,
     Job,
     World,
+    belongs,
     claim,
+    done,
     everything,
     find,
     in_use,
@@ -226,19 +226,30 @@ def threads(at_once: int) -> int:
     return max(cores() // at_once, 1)
 
 
-def command_of(job: Job, jobs: dict[str, Job]) -> tuple[list[str], Path]:
-    """(the command that begins a job or goes on with it, the folder that its results will be in)."""
-    every = scan()
-    found = find(job, every, jobs)
-    on = find(jobs[job.on], every, jobs) if job.on else None
+def command_of(job: Job, found: Found | None, on: Found | None) -> list[str]:
+    """What begins a job, or goes on with the run that was `found`; `on` is the run that it builds on."""
     flags = list(job.flags)
     if job.leaves:
-        return [job.script, *flags, "--run", str(on.folder)], on.folder
+        return [job.script, *flags, "--run", str(on.folder)]
     if found is not None:
-        return [job.script, "--resume", str(found.folder)], found.folder
-    folder = new_folder(None, job.name)
+        return [job.script, "--resume", str(found.folder)]
     flags += ["--base", str(on.folder)] if on is not None else []
-    return [job.script, *flags, "--out", str(folder)], folder
+    return [job.script, *flags, "--out", str(new_folder(None, job.name))]
+
+
+def start(command: list[str], claimed: IO, environment: dict) -> tuple[subprocess.Popen, IO]:
+    """(the process of a command, which holds the claim as long as it lives; the file of its errors)."""
+    errors = tempfile.TemporaryFile()
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / command[0]), *command[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches them once, through this process
+        pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
+    )
+    return process, errors
 
 
 def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
@@ -261,30 +272,22 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
                 if claimed is None:
                     continue  # a process that outlived whoever started it is at it
                 with claimed:
-                    found = find(p.job, scan(), jobs)
+                    every = scan()
+                    found = find(p.job, every, jobs)
                     if found is not None and not p.job.leaves and in_use(found.folder):
                         continue  # somebody runs it by hand
                     del waiting[p.job.name]
                     if found is not None and found.finished:
                         continue
-                    command, folder = command_of(p.job, jobs)
+                    on = find(jobs[p.job.on], every, jobs) if p.job.on else None
+                    command = command_of(p.job, found, on)
                     begun += 1
                     does = "goes on" if command[1] == "--resume" else "begins"
                     takes = "" if math.isnan(p.minutes) else f", about {p.minutes:.1f} min"
                     left = time_left({p.job.name: p} | waiting, running, at_once)
-                    print(
-                        f"run {begun} of {n} {does}: {p.job.name}{takes}; {left} left", flush=True
-                    )
-                    errors = tempfile.TemporaryFile()
-                    process = subprocess.Popen(
-                        [sys.executable, str(HERE / command[0]), *command[1:]],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=errors,
-                        env=environment,
-                        start_new_session=True,  # Ctrl-C reaches them once, through this process
-                        pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
-                    )
+                    said = f"run {begun} of {n} {does}: {p.job.name}{takes}; {left} left"
+                    print(said, flush=True)
+                    process, errors = start(command, claimed, environment)
                 running[p.job.name] = p, process, errors, time.monotonic()
             for name, (p, process, errors, began) in list(running.items()):
                 if process.poll() is None:
@@ -342,15 +345,11 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
 
     Without `check` the data need not be there; the runs' own files are believed.
     """
-    jobs = {job.name: job for job in jobs_of(everything(w), w, seeds)}
-    every, runs, rows, llama_rows, read = scan(place), [], [], [], []
+    runs, rows, llama_rows, read = [], [], [], []
     points: dict[str, list[Point]] = {}
     attr = SWEPT.get(w.data, "gender")
     letter = report.letters([attr])
-    for job in jobs.values():
-        found = find(job, every, jobs, check)
-        if found is None or not found.finished:
-            continue
+    for job, found in done(w, seeds, check, place):
         if job.leaves:
             left = json.loads((found.folder / job.leaves).read_text())
             if job.group in PROBES.values():
@@ -494,12 +493,7 @@ def keep_records() -> int:
     """
     written = 0
     for w in worlds(Path("runs")):
-        every = scan()
-        jobs = {job.name: job for job in jobs_of(everything(w), w, ANY_SEEDS)}
-        for job in jobs.values():
-            found = find(job, every, jobs, check=False)
-            if found is None or not found.finished:
-                continue
+        for job, found in done(w, ANY_SEEDS, check=False):
             folder = RECORDS / (job.on if job.leaves else job.name)
             left = [job.leaves] if job.leaves else ["results.json", "config.json"]
             contents = {name: json.loads((found.folder / name).read_text()) for name in left}
@@ -531,12 +525,6 @@ def results_markdown() -> str:
             if kind == "figure" and figures.figure_points(number, e) and belongs(name, e.data):
                 parts.append("\n" + figures.figure_markdown(number, e))
     return "".join(parts).rstrip("\n") + "\n"
-
-
-def belongs(name: str, data: str) -> bool:
-    """Whether a table or figure is about this data set; of the toy world's figures, one of each pair."""
-    other = INSURANCE_ONLY if report.half_of(data) == "MovieLens" else MOVIELENS_ONLY
-    return name not in other
 
 
 def worlds(place: Path) -> list[World]:
@@ -645,7 +633,7 @@ def asked(what: list[str], w: World) -> list[str]:
         return [name]
     tables = f"table 1 to {len(published.TABLES)}"
     if what[0] == "figure":
-        raise InputError(f"{name}: the figures with results are {', '.join(FIGURES)}")
+        raise InputError(f"{name}: the figures with results are {', '.join(figures.FIGURES)}")
     raise InputError(f"{name}: there is {tables}, figure N, all, results and paper")
 
 

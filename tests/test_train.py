@@ -351,7 +351,7 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(workshop, backbon
 @pytest.mark.slow
 def test_the_papers_schedule_looks_better_than_it_is(workshop):
     """A cheat: against a discriminator that is updated on every twentieth batch alone, while the prefix
-    moves ten times on each, the co-trained AUC says that little is left and a fresh attacker reads the gender.
+    moves ten times on each, the co-trained AUC says that little is left where a fresh attacker reads gender.
 
     Where it ends hangs on the last of those moves: 32 to 60 was seen on three kinds of CPU, so it may
     come out in reverse; fresh were 83 to 85.
