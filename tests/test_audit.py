@@ -2,13 +2,11 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import command
 from conftest import random_t5, tokenizer_for
 
 import datasets
@@ -28,8 +26,6 @@ from data import collate, held_out_example, hold_out, people_with
 from model import target_loss
 from p5 import P5Config, make_corpus
 from surfaces import surfaces, user_states
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_surfaces_are_what_they_are_called(corpus, task):
@@ -201,23 +197,18 @@ def test_a_recommender_that_follows_the_attribute_is_found_out(monkeypatch):
 # -------------------------------------------------------------------------------------------------
 
 
-def run(folder, script: str, arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / script, *arguments.split()]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 def test_the_audit_of_a_run(tmp_path):
     arguments = (
         "--attr gender --toy-users 60 --toy-twins 12 --label-holdout --p5-steps 6 --epochs 1"
     )
-    done = run(tmp_path, "train.py", f"{arguments} --batch-size 20 --hide-from scores --out r")
+    done = command(tmp_path, f"{arguments} --batch-size 20 --hide-from scores --out r")
     assert done.returncode == 0, done.stderr
-    done = run(tmp_path, "evaluate.py", "--run r --audit --shuffles 2 --plot")
+    done = command(tmp_path, "--run r --audit --shuffles 2 --plot", "evaluate.py")
     if importlib.util.find_spec("matplotlib"):
         assert done.returncode == 0 and (tmp_path / "r/audit.png").stat().st_size > 10_000
     else:
         assert done.returncode == 2 and "--plot needs matplotlib" in done.stderr
-        done = run(tmp_path, "evaluate.py", "--run r --audit --shuffles 2")
+        done = command(tmp_path, "--run r --audit --shuffles 2", "evaluate.py")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "r/audit.json").read_text())
     assert len(found["surfaces"]) == 10 and (found["users"], found["known users"]) == (24, 36)
@@ -236,5 +227,5 @@ def test_the_audit_of_a_run(tmp_path):
             assert useful[when]["among candidates"]["hit@10"] == results[when][task]["hit@10"]
     assert "effect on the list" in done.stdout and "never seen by the adversary" in done.stdout
     assert "No twins to compare with" in audit_table(found | {"counterfactual": None})
-    done = run(tmp_path, "evaluate.py", "--run r --audit --attr size")
+    done = command(tmp_path, "--run r --audit --attr size", "evaluate.py")
     assert done.returncode == 2 and "--attr size: toy has no such attribute" in done.stderr

@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import begin, command
 from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
 import probe
@@ -22,8 +20,6 @@ from files import InputError
 from model import NO_TOKEN
 from p5 import Opened, P5Config, make_corpus
 from runs import Run
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_questions_are_the_papers(corpus):
@@ -128,21 +124,14 @@ def test_one_vs_one_by_hand():
     assert macro_ovo(scores, labels) == pytest.approx((0.75 + 0.75 + 4) / 6)
 
 
-def run(folder, script, arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / script, *arguments.split()],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_command_on_a_run(tmp_path):
     arguments = "--attr gender --toy-users 60 --p5-steps 6 --epochs 1 --batch-size 20 --out r"
-    assert run(tmp_path, "train.py", arguments).returncode == 0
-    for kind, rows in ("manual", 4), ("soft", 1), ("classifier", 2):
-        done = run(tmp_path, "probe.py", f"--kind {kind} --attr age --run r --hide gender")
+    assert command(tmp_path, arguments).returncode == 0
+    kinds = {"manual": 4, "soft": 1, "classifier": 2}
+    asked = "--attr age --run r --hide gender --kind"
+    begun = {kind: begin(tmp_path, f"{asked} {kind}", "probe.py") for kind in kinds}
+    for kind, rows in kinds.items():
+        done = begun[kind]()
         assert done.returncode == 0, done.stderr
         found = json.loads((tmp_path / f"r/probe-{kind}-age-hiding-gender.json").read_text())
         assert len(found) == rows and "through the prefix that hides gender" in done.stdout
@@ -157,7 +146,7 @@ def test_the_command_on_a_run(tmp_path):
         "--attr age --run nowhere": "nowhere/config.json is missing",
     }
     for mistake, expected in mistakes.items():
-        done = run(tmp_path, "probe.py", f"--kind classifier {mistake}")
+        done = command(tmp_path, f"--kind classifier {mistake}", "probe.py")
         assert done.returncode == 2 and expected in done.stderr
         assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -174,30 +163,30 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     arguments = (
         "--attr gender --data mini --data-dir . --p5-steps 4 --epochs 1 --batch-size 8 --out r"
     )
-    done = run(tmp_path, "train.py", arguments)
+    done = command(tmp_path, arguments)
     assert done.returncode == 0, done.stderr
     probed = "--kind classifier --attr gender --run r"
-    assert run(tmp_path, "probe.py", probed).returncode == 0
+    assert command(tmp_path, probed, "probe.py").returncode == 0
     inter = (tmp_path / "mini.inter").read_text()
     (tmp_path / "mini.inter").write_text(inter.replace("v3\ti1\t1\t1", "v3\ti1\t1\t9"))
-    done = run(tmp_path, "probe.py", probed)
+    done = command(tmp_path, probed, "probe.py")
     assert done.returncode == 2 and "--run r: its data were" in done.stderr
     (tmp_path / "mini.inter").write_text(inter)
     (weights,) = (tmp_path / "runs").glob("p5-*/model.safetensors")
     right = weights.read_bytes()
     weights.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
-    done = run(tmp_path, "probe.py", probed)
+    done = command(tmp_path, probed, "probe.py")
     assert done.returncode == 2 and "--run r: its backbone was" in done.stderr
     assert "or bring back what was in runs/p5-" in done.stderr
     weights.write_bytes(right)
     config = json.loads((tmp_path / "r/config.json").read_text())
     (tmp_path / "r/config.json").write_text(json.dumps(config | {"attr": config.pop("attrs")}))
-    done = run(tmp_path, "probe.py", probed)
+    done = command(tmp_path, probed, "probe.py")
     assert done.returncode == 2 and "was made by an older version" in done.stderr
     (tmp_path / "r/config.json").write_text(json.dumps(config | {"attrs": ["gender"]}))
     (folder,) = (tmp_path / "runs").glob("p5-*")
     folder.rename(tmp_path / "away")
-    done = run(tmp_path, "probe.py", probed)
+    done = command(tmp_path, probed, "probe.py")
     assert done.returncode == 2 and "its backbone" in done.stderr
 
 

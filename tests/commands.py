@@ -1,0 +1,75 @@
+"""The project's commands as a user types them, each in a process of its own.
+
+The processes are forks of one that has everything imported: that takes six seconds on a slow machine, and
+some sixty commands are tested. Each has one thread, so that two of them can share two cores.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from functools import cache
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Callable
+
+import torch
+
+import baselines  # noqa: F401  imported here once for all
+import evaluate  # noqa: F401
+import probe  # noqa: F401
+import train  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 1800  # at most
+
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports much when first made
+
+
+@cache
+def server():
+    """Starts the process that is forked; before Python 3.13 it is not told where this one's imports are."""
+    context, path = multiprocessing.get_context("forkserver"), os.environ.get("PYTHONPATH")
+    context.set_forkserver_preload([__name__])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    forkserver.ensure_running()
+    del os.environ["PYTHONPATH"]
+    os.environ |= {} if path is None else {"PYTHONPATH": path}
+    return context
+
+
+def begin(
+    folder: Path, arguments: str, script: str = "train.py"
+) -> Callable[[], subprocess.CompletedProcess]:
+    """Start the command in this folder; what is returned waits for its end and says what came of it."""
+    begin.count += 1
+    said = [folder.parent / f"{folder.name}-{begin.count}.{name}" for name in ("out", "err")]
+    words = [str(ROOT / script), *arguments.split()]
+    process = server().Process(target=be_script, args=(words, folder, said), daemon=True)
+    process.start()
+
+    def wait() -> subprocess.CompletedProcess:
+        process.join(SECONDS)
+        assert process.exitcode is not None, f"{arguments} takes longer than {SECONDS} s"
+        return subprocess.CompletedProcess(words, process.exitcode, *(p.read_text() for p in said))
+
+    return wait
+
+
+begin.count = 0
+
+
+def command(folder: Path, arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
+    """The command from its beginning to its end."""
+    return begin(folder, arguments, script)()
+
+
+def be_script(words: list[str], folder: Path, said: list[Path]) -> None:
+    """In the new process: what `python` does with a script and its arguments."""
+    os.chdir(folder)
+    for number, path in zip((1, 2), said):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    torch.set_num_threads(1)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
