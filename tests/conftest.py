@@ -88,9 +88,11 @@ RECBOLE = {
 MINIATURES = {"ml-1m": ML1M, "ml-100k": ML100K, "insurance": INSURANCE, "mini": RECBOLE}
 
 
-def write_miniature(folder: Path, name: str) -> Path:
-    for file, text in MINIATURES[name].items():
-        (folder / file).write_text(text, encoding="latin-1" if name.startswith("ml") else "utf-8")
+def write_miniature(folder: Path, name: str, files: list[str] | None = None) -> Path:
+    """The files of that miniature, or some of them."""
+    encoding = "latin-1" if name.startswith("ml") else "utf-8"
+    for file in files or MINIATURES[name]:
+        (folder / file).write_text(MINIATURES[name][file], encoding=encoding)
     return folder
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from conftest import random_t5
 
 import checkpoints
@@ -228,10 +229,10 @@ def die_and_go_on(folder: Path, lives, flags: str, deaths: list, expected: dict)
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py")]
+    words = [sys.executable, str(ROOT / "train.py")]
     flags = "--attr gender --toy-users 60 --epochs 2 --batch-size 30 --prefix-len 2 --p5-steps 40"
     began = subprocess.Popen(
-        [*command, *flags.split(), "--out", "run"],
+        [*words, *flags.split(), "--out", "run"],
         **dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
     )
     while not began.stdout.readline().startswith("P5   "):
@@ -240,15 +241,11 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     _, error = began.communicate(timeout=60)
     assert began.returncode == 130
     assert error.strip() == "interrupted; python train.py --resume run goes on with it"
-    resumed = subprocess.run(
-        [*command, "--resume", "run"], cwd=tmp_path, text=True, capture_output=True
-    )
+    resumed = command(tmp_path, "--resume run")
     assert resumed.returncode == 0, resumed.stderr
     assert "P5: going on after step" in resumed.stdout
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if "checkpoint" in p.name) == []
-    once_more = subprocess.run(
-        [*command, "--resume", "run"], cwd=tmp_path, text=True, capture_output=True
-    )
+    once_more = command(tmp_path, "--resume run")
     assert once_more.returncode == 2 and "this run is finished" in once_more.stderr
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 # Ten steps of the game on a frozen random backbone, with discriminators that see the whole batch.
 TEN_STEPS = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 import torch
@@ -65,10 +67,13 @@ def torchrun(n: int) -> list[str]:
 
 def test_two_processes_play_the_game_of_one(tmp_path):
     (tmp_path / "ten_steps.py").write_text(TEN_STEPS)
-    for folder, before in ("one", []), ("two", torchrun(2)):
+    begins = {"one": [], "two": torchrun(2)}
+    for folder in begins:
         (tmp_path / folder).mkdir()
-        done = run([*before, "ten_steps.py", str(ROOT), folder], tmp_path)
-        assert done.returncode == 0, done.stderr
+    play = lambda folder: run([*begins[folder], "ten_steps.py", str(ROOT), folder], tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(play, begins):
+            assert done.returncode == 0, done.stderr
     for name in "t5", "llama":
         one = load_tensors(tmp_path / "one" / f"{name}-0.safetensors")
         first, second = (load_tensors(tmp_path / "two" / f"{name}-{k}.safetensors") for k in (0, 1))
