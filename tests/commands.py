@@ -4,11 +4,13 @@ The processes are forks of one that has everything imported: that takes six seco
 some sixty commands are tested. Each has one thread, so that two of them can share two cores.
 """
 
+import itertools
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+import threading
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -23,6 +25,7 @@ import train  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 1800  # at most
+NUMBERS, LOCK = itertools.count(1), threading.Lock()
 
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports much when first made
 
@@ -43,11 +46,12 @@ def begin(
     folder: Path, arguments: str, script: str = "train.py"
 ) -> Callable[[], subprocess.CompletedProcess]:
     """Start the command in this folder; what is returned waits for its end and says what came of it."""
-    begin.count += 1
-    said = [folder.parent / f"{folder.name}-{begin.count}.{name}" for name in ("out", "err")]
+    number = next(NUMBERS)
+    said = [folder.parent / f"{folder.name}-{number}.{name}" for name in ("out", "err")]
     words = [str(ROOT / script), *arguments.split()]
-    process = server().Process(target=be_script, args=(words, folder, said), daemon=True)
-    process.start()
+    with LOCK:  # of threads that begin one each, the first starts the server
+        process = server().Process(target=be_script, args=(words, folder, said), daemon=True)
+        process.start()
 
     def wait() -> subprocess.CompletedProcess:
         process.join(SECONDS)
@@ -55,9 +59,6 @@ def begin(
         return subprocess.CompletedProcess(words, process.exitcode, *(p.read_text() for p in said))
 
     return wait
-
-
-begin.count = 0
 
 
 def command(folder: Path, arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
