@@ -24,7 +24,6 @@ import probe  # noqa: F401
 import train  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 1800  # at most
 NUMBERS, LOCK = itertools.count(1), threading.Lock()
 
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports much when first made
@@ -43,9 +42,12 @@ def server():
 
 
 def begin(
-    folder: Path, arguments: str, script: str = "train.py"
+    folder: Path, arguments: str, script: str = "train.py", seconds: float = 300
 ) -> Callable[[], subprocess.CompletedProcess]:
-    """Start the command in this folder; what is returned waits for its end and says what came of it."""
+    """Start the command in this folder; what is returned waits for its end and says what came of it.
+
+    It is killed when it has been waited for that many seconds.
+    """
     number = next(NUMBERS)
     said = [folder.parent / f"{folder.name}-{number}.{name}" for name in ("out", "err")]
     words = [str(ROOT / script), *arguments.split()]
@@ -54,16 +56,18 @@ def begin(
         process.start()
 
     def wait() -> subprocess.CompletedProcess:
-        process.join(SECONDS)
-        assert process.exitcode is not None, f"{arguments} takes longer than {SECONDS} s"
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, seconds)
         return subprocess.CompletedProcess(words, process.exitcode, *(p.read_text() for p in said))
 
     return wait
 
 
-def command(folder: Path, arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
-    """The command from its beginning to its end."""
-    return begin(folder, arguments, script)()
+def command(*given, **more) -> subprocess.CompletedProcess:
+    """The command from its beginning to its end; takes what `begin` takes."""
+    return begin(*given, **more)()
 
 
 def be_script(words: list[str], folder: Path, said: list[Path]) -> None:

@@ -37,7 +37,9 @@ def numbers(results: dict) -> dict:
 def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
     words = [sys.executable, ROOT / "train.py", *TINY_RUN.split(), "--out", "first"]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as the others have
-    done = subprocess.run(words, cwd=tmp_path, env=one_thread, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "first" / "results.json").read_text())
     assert (results["data"], results["backbone"], results["attrs"]) == ("toy", "tiny", ["gender"])
@@ -334,7 +336,7 @@ def begun(request, tmp_path_factory):
     asked = [mark.args[0] for mark in marks if mark is not None]
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the other core is busy
-    yield folder, {flags: pool.submit(command, folder, flags) for flags in asked}
+    yield folder, {flags: pool.submit(command, folder, flags, seconds=1800) for flags in asked}
     torch.set_num_threads(n_threads)
     pool.shutdown(cancel_futures=True)
 
