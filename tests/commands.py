@@ -41,6 +41,14 @@ def server():
     return context
 
 
+def fork(target: Callable, *args) -> multiprocessing.process.BaseProcess:
+    """A process that does this with everything imported, and is at work."""
+    with LOCK:  # of threads that begin one each, the first starts the server
+        process = server().Process(target=target, args=args, daemon=True)
+        process.start()
+    return process
+
+
 def begin(
     folder: Path, arguments: str, script: str = "train.py", seconds: float = 300
 ) -> Callable[[], subprocess.CompletedProcess]:
@@ -51,9 +59,7 @@ def begin(
     number = next(NUMBERS)
     said = [folder.parent / f"{folder.name}-{number}.{name}" for name in ("out", "err")]
     words = [str(ROOT / script), *arguments.split()]
-    with LOCK:  # of threads that begin one each, the first starts the server
-        process = server().Process(target=be_script, args=(words, folder, said), daemon=True)
-        process.start()
+    process = fork(be_script, words, folder, said)
 
     def wait() -> subprocess.CompletedProcess:
         process.join(seconds)
@@ -75,6 +81,6 @@ def be_script(words: list[str], folder: Path, said: list[Path]) -> None:
     os.chdir(folder)
     for number, path in zip((1, 2), said):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a second command is at work on the other core
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import queue
 import resource
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import torch
 from commands import command
 from conftest import random_t5
+from deaths import Death, live, live_to_the_end
 
 import checkpoints
 import files
@@ -34,112 +34,12 @@ ROOT = Path(__file__).parent.parent
 TINY = "--attr gender,age --toy-users 60 --p5-steps 4 --epochs 2 --batch-size 30 --prefix-len 2 "
 TINY += "--mixer-epochs 1 --mixer-hidden 8 --from-scratch --out run"
 
-# A process that has everything imported and forks a child for each life of a run: JOB is a list of
-# lives, each (folder, flags, how it dies); a line on its standard output answers each.
-LIVES = """
-import json, os, signal, sys, time
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-import baselines, checkpoints, evaluate, files, train
-
-# what is measured takes most of the time and keeps nothing; an optimizer imports much when first made
-evaluate.combinations = lambda *args: {}
-baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
-baselines.row_of = lambda name, scores, *args: {"model": name, "sum": float(scores.sum())}
-torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
-evaluate.combinations_table = evaluate.example = lambda *args: ""
-checkpoints.EVERY = 0.0
-Checkpoint = checkpoints.Checkpoint
-real_keep, real_replace, real_init = Checkpoint.keep, os.replace, Checkpoint.__init__
-count = 0
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def live(folder, flags, death):
-    def init(self, *args):
-        real_init(self, *args)
-        self.wait = 0.0
-    def keep(self, step, steps, **loop):
-        global count
-        checkpoint = real_keep(self, step, steps, **loop)
-        self.wait = 0.0
-        count += 1
-        if death == ["after", count]:
-            die()
-    def replace(source, target):
-        global count
-        if str(target).endswith("checkpoint.safetensors"):
-            if death == ["within", count + 1]:
-                die()
-        real_replace(source, target)
-    Checkpoint.__init__, Checkpoint.keep, os.replace = init, keep, replace
-    os.makedirs(folder, exist_ok=True)
-    os.chdir(folder)
-    log = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
-    script = baselines if flags[0] == "baselines.py" else train
-    files.run_command(lambda: script.main(flags[script is baselines:]))
-
-for line in sys.stdin:
-    folder, flags, death = json.loads(line)
-    began = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        try:
-            live(folder, flags, death)
-            os._exit(0)
-        except SystemExit as stop:
-            os._exit(stop.code)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-    if death and death[0] == "at":
-        time.sleep(death[1])
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began]), flush=True)
-"""
-
-
-class Lives:
-    def __init__(self):
-        command = [sys.executable, "-c", LIVES, str(ROOT)]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.process = subprocess.Popen(command, **pipes)
-
-    def __call__(self, folder: Path, flags: str, death=None) -> tuple[int, float]:
-        """(exit code, seconds) of a run in this folder; `death` is ["after", n], .. or None."""
-        print(json.dumps([str(folder), flags.split(), death]), file=self.process.stdin, flush=True)
-        return tuple(json.loads(self.process.stdout.readline()))
-
-    def to_the_end(self, folder: Path, flags: str, death: list) -> None:
-        """A run that dies and is begun again as the README says, until it ends."""
-        ended = self(folder, flags, death)[0]  # 0 where a moment comes too late
-        assert ended == -signal.SIGKILL or (death[0], ended) == ("at", 0), folder / "out.txt"
-        if ended == 0:
-            return
-        script = "baselines.py " if flags.startswith("baselines.py") else ""
-        begun = (folder / "run" / "config.json").exists()
-        code, _ = self(folder, f"{script}--resume run" if begun else flags)
-        assert code == 0, (folder / "out.txt").read_text()
-
 
 @pytest.fixture(scope="module")
-def lives():
-    lives = Lives()
-    yield lives
-    lives.process.stdin.close()
-    lives.process.wait()
-
-
-@pytest.fixture(scope="module")
-def whole(lives, tmp_path_factory):
+def whole(tmp_path_factory):
     """(folder, seconds) of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    code, seconds = lives(folder, TINY)
+    code, seconds = live(folder, TINY)
     assert code == 0, (folder / "out.txt").read_text()
     return folder, seconds
 
@@ -156,14 +56,14 @@ def what_is_left(folder: Path) -> dict[str, bytes]:
 N_STEPS = 4 + 4 + 4 + 2 + 4  # P5, two prompts, the mixer, one prompt from scratch
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, lives, whole):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
     """In each kind of training, and once with the checkpoint half written."""
     expected = what_is_left(whole[0])
     assert (
         len(expected) == 1 + 4 + 1 + 1 + 2
     )  # backbone; prompts, discriminators; mixer; scratch; ..
-    for n, death in enumerate([["after", 3], ["within", 7], ["after", 13], ["after", 16]]):
-        lives.to_the_end(tmp_path / str(n), TINY, death)
+    for n, death in enumerate([("after", 3), ("within", 7), ("after", 13), ("after", 16)]):
+        live_to_the_end(tmp_path / str(n), TINY, death)
         assert what_is_left(tmp_path / str(n)) == expected, death
         assert not list((tmp_path / str(n) / "run").glob("unfinished*"))
         assert "going on after step" in (tmp_path / str(n) / "run" / "log.txt").read_text()
@@ -175,57 +75,50 @@ N_BASELINE_STEPS = 2 + 2 * 2  # epochs of the recommender, batches of its game
 
 
 @pytest.mark.parametrize("model", ["c-pmf", "s-sas"])
-def test_a_killed_baseline_goes_on_as_if_nothing_had_happened(tmp_path, lives, model):
+def test_a_killed_baseline_goes_on_as_if_nothing_had_happened(tmp_path, model):
     flags = TINY_BASELINE.format(model)
-    assert lives(tmp_path / "whole", flags)[0] == 0, (tmp_path / "whole" / "out.txt").read_text()
+    assert live(tmp_path / "whole", flags)[0] == 0, (tmp_path / "whole" / "out.txt").read_text()
     expected = what_is_left(tmp_path / "whole")
     assert len(expected) == 4  # the recommender and its fair version
-    for n, death in enumerate([["after", 1], ["after", 2], ["within", 5]]):
-        lives.to_the_end(tmp_path / str(n), flags, death)
+    for n, death in enumerate([("after", 1), ("after", 2), ("within", 5)]):
+        live_to_the_end(tmp_path / str(n), flags, death)
         assert what_is_left(tmp_path / str(n)) == expected, death
 
 
 @pytest.mark.slow
-def test_whatever_the_step_and_whatever_the_moment(tmp_path, lives, whole):
+def test_whatever_the_step_and_whatever_the_moment(tmp_path, whole):
     """Killed after every step, within the writing of checkpoints, and at fifty random moments."""
     expected, seconds = what_is_left(whole[0]), whole[1]
     rng = np.random.default_rng(0)
-    deaths = [["after", n + 1] for n in range(N_STEPS)]
-    deaths += [["within", n + 1] for n in range(1, N_STEPS, 3)]
-    deaths += [["at", seconds * share] for share in rng.uniform(0.02, 0.9, 50)]
-    assert die_and_go_on(tmp_path, lives, TINY, deaths, expected) == N_STEPS + 6 + 50
+    deaths = [("after", n + 1) for n in range(N_STEPS)]
+    deaths += [("within", n + 1) for n in range(1, N_STEPS, 3)]
+    deaths += [("at", seconds * share) for share in rng.uniform(0.02, 0.9, 50)]
+    assert die_and_go_on(tmp_path, TINY, deaths, expected) == N_STEPS + 6 + 50
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAIR)
-def test_whatever_the_step_of_a_baseline(tmp_path, lives, model):
+def test_whatever_the_step_of_a_baseline(tmp_path, model):
     """The recommender's training and its fair version's game, killed after and within every checkpoint."""
     flags = TINY_BASELINE.format(model)
-    code, seconds = lives(tmp_path / "whole", flags)
+    code, seconds = live(tmp_path / "whole", flags)
     assert code == 0, (tmp_path / "whole" / "out.txt").read_text()
     expected = what_is_left(tmp_path / "whole")
-    deaths = [[how, n + 1] for n in range(N_BASELINE_STEPS) for how in ("after", "within")]
-    deaths += [["at", seconds * share] for share in np.random.default_rng(0).uniform(0.1, 0.9, 3)]
-    survived = die_and_go_on(tmp_path, lives, flags, deaths, expected)
+    deaths = [(how, n + 1) for n in range(N_BASELINE_STEPS) for how in ("after", "within")]
+    deaths += [("at", seconds * share) for share in np.random.default_rng(0).uniform(0.1, 0.9, 3)]
+    survived = die_and_go_on(tmp_path, flags, deaths, expected)
     assert survived == 2 * N_BASELINE_STEPS + 3
 
 
-def die_and_go_on(folder: Path, lives, flags: str, deaths: list, expected: dict) -> int:
+def die_and_go_on(folder: Path, flags: str, deaths: list[Death], expected: dict) -> int:
     """How many deaths a run was brought back from, to leave each time what is expected."""
-    both, second = queue.SimpleQueue(), Lives()  # two processes that fork, for two cores
-    both.put(lives), both.put(second)
 
     def one(n: int) -> None:
-        mine = both.get()
-        mine.to_the_end(folder / str(n), flags, deaths[n])
-        both.put(mine)
+        live_to_the_end(folder / str(n), flags, deaths[n])
         assert what_is_left(folder / str(n)) == expected, deaths[n]
 
     with ThreadPoolExecutor(2) as pool:
-        done = len(list(pool.map(one, range(len(deaths)))))
-    second.process.stdin.close()
-    second.process.wait()
-    return done
+        return len(list(pool.map(one, range(len(deaths)))))
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):

@@ -1,0 +1,83 @@
+"""Runs that are killed where a test wants it, and begun again."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from commands import fork
+
+import baselines
+import evaluate
+import files
+import train
+from checkpoints import FILE, Checkpoint
+
+# How a run dies: ("after", n) its n-th checkpoint, ("within", n) while that is put in its place,
+# ("at", seconds) after its beginning.
+Death = tuple[str, float]
+
+
+def live(folder: Path, flags: str, death: Death | None = None) -> tuple[int, float]:
+    """(exit code, seconds) of a run in this folder."""
+    began = time.monotonic()
+    process = fork(be_run, folder, flags.split(), death)
+    process.join(death[1] if death and death[0] == "at" else 300)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode, time.monotonic() - began
+
+
+def live_to_the_end(folder: Path, flags: str, death: Death) -> None:
+    """A run that dies and is begun again as the README says, until it ends."""
+    ended = live(folder, flags, death)[0]  # 0 where a moment comes too late
+    said = folder / "out.txt"
+    assert ended == -signal.SIGKILL or (death[0], ended) == ("at", 0), said.read_text()
+    if ended == 0:
+        return
+    script = "baselines.py " if flags.startswith("baselines.py") else ""
+    begun = (folder / "run" / "config.json").exists()
+    code, _ = live(folder, f"{script}--resume run" if begun else flags)
+    assert code == 0, said.read_text()
+
+
+def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
+    """In the new process: a run that keeps every step and measures nothing."""
+    # what is measured takes most of the time and keeps nothing
+    evaluate.combinations = lambda *args: {}
+    evaluate.combinations_table = evaluate.example = lambda *args: ""
+    baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
+    baselines.row_of = lambda name, scores, *args: {"model": name, "sum": float(scores.sum())}
+    keep_every_step(death)
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    log = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    script = baselines if flags[0] == "baselines.py" else train
+    files.run_command(lambda: script.main(flags[script is baselines :]))
+
+
+def keep_every_step(death: Death | None) -> None:
+    """From now on every step is kept, however short, and this process dies when it shall."""
+    init, keep, replace, n_kept = Checkpoint.__init__, Checkpoint.keep, os.replace, 0
+
+    def begin(self, *args) -> None:
+        init(self, *args)
+        self.wait = 0.0
+
+    def keep_and_die(self, step: int, steps: int, **loop) -> None:
+        nonlocal n_kept
+        keep(self, step, steps, **loop)
+        self.wait, n_kept = 0.0, n_kept + 1
+        if death == ("after", n_kept):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_or_replace(source: Path, target: Path) -> None:
+        if Path(target).name == FILE and death == ("within", n_kept + 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    Checkpoint.__init__, Checkpoint.keep, os.replace = begin, keep_and_die, die_or_replace
