@@ -340,7 +340,7 @@ def make_fair(
         users, order = order[: cfg.batch_size], order[cfg.batch_size :]
         hidden = choices[torch.randint(len(choices), ()).item()]
         C = game.adversary[hidden]
-        lam, cap = [game.lams[k] for k in hidden], [game.caps[k] for k in hidden]
+        lam, cap = game.lams_and_caps(hidden)
         given, history_bs = serving(fair, hidden), data.histories[users]
         set_rates(player_optimizer, min(number / 20, 1 - 0.95 * number / n_batches))
         model.train(player is not fair), fair.train()
@@ -360,7 +360,7 @@ def make_fair(
             if short < least:
                 best, least = copy.deepcopy(player.state_dict()), short
         dis = torch.cat(dis_loss).mean().item()
-        blind = sum(game.entropy[k] for k in hidden) / len(hidden)
+        blind = game.blind(hidden)
         train.check_discriminators(dis, blind, cfg, f"{NAMES[name]}, batch {number}")
         run.progress(NAMES[name], number, n_batches, rec=rec_loss.item(), dis=dis, blind=blind)
         kept.keep(number, n_batches, number=number, order=order, best=best, least=least)

@@ -209,7 +209,7 @@ def algorithm_1(
         for users, batch in islice(batches, done, None):                                  # 2
             batch_num, attrs = batch_num + 1, choices[draw.integers(len(choices))]
             C = game.adversary[attrs]
-            lam, cap = [game.lams[k] for k in attrs], [game.caps[k] for k in attrs]
+            lam, cap = game.lams_and_caps(attrs)
             set_rates(prefix_optimizer, min(batch_num / 20, 1 - 0.95 * batch_num / n_batches))
             # (1) the prefix hides the attributes: P descends L_rec - sum of lambda * L_dis
             for _ in range(cfg.inner_steps):                                              # 3  T
@@ -232,7 +232,7 @@ def algorithm_1(
                     dis_loss = dis_losses(C, given, u_emb, users)                         # 16
                     step(dis_optimizer, torch.cat(dis_loss).sum())                        # 17
             losses = dict(rec=rec_loss.item(), dis=torch.cat(dis_loss).mean().item())
-            losses["blind"] = sum(game.entropy[k] for k in attrs) / len(attrs)
+            losses["blind"] = game.blind(attrs)
             if batch_num % cfg.every == 0 and not is_soft:  # it begins without the words
                 check_discriminators(losses["dis"], losses["blind"], cfg, f"{name}, batch {batch_num}")
             run.progress(f"{name} ({' + '.join(tasks)})", batch_num, n_batches, **losses)
@@ -254,6 +254,14 @@ class Game(NamedTuple):
     entropy: dict[str, float]  # of those they know, in nats
     lams: dict[str, float]
     caps: dict[str, float]
+
+    def lams_and_caps(self, attrs: tuple[str, ...]) -> tuple[list[float], list[float]]:
+        """What `adversarial_loss` is given for this choice."""
+        return [self.lams[k] for k in attrs], [self.caps[k] for k in attrs]
+
+    def blind(self, attrs: tuple[str, ...]) -> float:
+        """The mean loss in nats of blind guesses at the attributes of this choice."""
+        return sum(self.entropy[k] for k in attrs) / len(attrs)
 
 
 def game_of(
