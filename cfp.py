@@ -236,18 +236,20 @@ def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
     """L_dis of Eq. 3 in nats, (readings,): about log c where the discriminator guesses blindly.
 
-    `u_emb` is what `forward` gives, `labels` (b,) are class indices, negative for users whose label is
-    held out: they count in nothing here. Each entry is the mean over the others of the batch and
-    over the members.
+    `u_emb` is what `forward` gives. `labels` (b,) are class indices, negative for users whose label is
+    held out: they count in nothing here. Or they are (b, c), how likely each class is of each user
+    (`expected.py`). Each entry is the mean over the users that count and over the members.
     """
-    known = labels >= 0
-    assert known.any(), "a batch without a single label teaches the discriminator nothing"
-    y = labels.clamp(min=-1).repeat(len(u_emb))
+    if labels.ndim == 1:
+        n_known, y = (labels >= 0).sum(), labels.clamp(min=-1).repeat(len(u_emb))
+    else:
+        n_known, y = torch.tensor(len(labels)), labels.repeat(len(u_emb), 1)
+    assert n_known > 0, "a batch without a single label teaches the discriminator nothing"
     nll = [  # (r * b) of each depth, 0 where the label is not known
         F.cross_entropy(logits_rbc.flatten(0, 1), y, ignore_index=-1, reduction="none")
         for logits_rbc in discriminator(torch.stack(u_emb))
     ]
-    return torch.stack(nll).mean(0).view(len(u_emb), -1).sum(1) / known.sum()
+    return torch.stack(nll).mean(0).view(len(u_emb), -1).sum(1) / n_known
 
 
 def adversarial_loss(

@@ -36,6 +36,7 @@ from cfp import (
 from checkpoints import Checkpoint, forget
 from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
+from expected import expected_labels, training_history
 from files import (
     InputError,
     enough_memory,
@@ -250,7 +251,7 @@ class Game(NamedTuple):
     adversary: Adversary
     members: nn.ModuleList  # all of them
     dis_optimizer: torch.optim.Optimizer
-    label_of: dict[str, torch.Tensor]  # (users,), negative where they may not know it
+    label_of: dict[str, torch.Tensor]  # of everybody, as `discriminator_loss` takes them
     entropy: dict[str, float]  # of those they know, in nats
     lams: dict[str, float]
     caps: dict[str, float]
@@ -276,12 +277,15 @@ def game_of(
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
     set for each; one for all left up to nine points more of the AUC.
     """
-    adversary = {c: {k: make(int(labels[k].max()) + 1).to(device) for k in c} for c in choices}
+    n_classes = {
+        k: told.shape[1] if told.ndim == 2 else int(told.max()) + 1 for k, told in labels.items()
+    }
+    adversary = {c: {k: make(n_classes[k]).to(device) for k in c} for c in choices}
     members = members_of(adversary)
     decay = 0.0 if cfg.discriminator == "soft" else cfg.dis_weight_decay
     optimizer = torch.optim.AdamW(members.parameters(), cfg.dis_lr, weight_decay=decay, fused=True)
-    label_of = {k: torch.from_numpy(known).to(device) for k, known in labels.items()}
-    entropy = {k: entropy_of(known[known >= 0]) for k, known in labels.items()}
+    label_of = {k: torch.from_numpy(told).to(device) for k, told in labels.items()}
+    entropy = {k: entropy_of(told) for k, told in labels.items()}
     lams, caps = lambdas(cfg.lam, entropy), caps_of(cfg, entropy)
     return Game(adversary, members, optimizer, label_of, entropy, lams, caps)
 
@@ -354,8 +358,15 @@ def caps_of(cfg: CFPConfig, entropy: dict[str, float]) -> dict[str, float]:
 
 
 def entropy_of(labels: np.ndarray) -> float:
-    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess."""
-    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess.
+
+    `labels` are class indices (users,), negative where not known, or how likely each class is (users, c).
+    """
+    if labels.ndim == 1:
+        labels = labels[labels >= 0]
+        shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    else:
+        shares = labels.mean(0)
     return float(-(shares * np.log(shares)).sum())
 
 
@@ -379,6 +390,17 @@ def enough_to_attack(
                     f"which {least} interactions are needed, fewer than two classes have the {FOLDS} that an "
                     "attack in five folds needs; take more users or longer histories"
                 )
+
+
+def enough_to_expect(known: dict[str, np.ndarray]) -> None:
+    """Raises InputError where the labels that are not held out are too few for `expected_labels`."""
+    for attr, labels in known.items():
+        counts = np.bincount(labels[labels >= 0])
+        if (counts >= FOLDS).sum() < 2:
+            raise InputError(
+                f"--label-holdout: of --attr {attr} {counts.sum()} labels are left, {FOLDS} at least of each "
+                "of two classes are needed; hold fewer out, or take more users"
+            )
 
 
 # -------------------------------------------------------------------------------------------------
@@ -411,6 +433,7 @@ def main(argv: list[str] | None = None) -> dict:
     enough_for_game(cfg, mixing, shape_of(args.backbone, folder), device)
     known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
     enough_to_attack(dataset, known)
+    enough_to_expect(known)
     tasks = list(TASKS) if args.task == "both" else [args.task]
     name = f"{args.data}-{'+'.join(attrs)}-seed{args.seed}"
     name += "-paper" if args.paper_schedule else ""
@@ -472,6 +495,10 @@ def main(argv: list[str] | None = None) -> dict:
         refuse_another(f"--resume {run.folder}", frozen_in(so_far), frozen, "begin anew")
     results |= so_far
     run.keep(results)
+    told = known
+    if args.label_holdout and not args.paper_schedule:
+        history = training_history(corpus)
+        told = {attr: expected_labels(history, labels) for attr, labels in known.items()}
     prefixes = {}
     for attr in attrs:
         if attr in results["cfp seconds"]:  # before it was interrupted
@@ -491,7 +518,7 @@ def main(argv: list[str] | None = None) -> dict:
             run.keep(results)
             continue
         began = run.seconds()
-        cfp, adversary = train_cfp(corpus, model, {attr: known[attr]}, tasks, cfg, args.seed, run)
+        cfp, adversary = train_cfp(corpus, model, {attr: told[attr]}, tasks, cfg, args.seed, run)
         prefixes[attr], results["cfp seconds"][attr] = cfp.frozen(), run.seconds() - began
         save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict(), frozen)
         discriminator = adversary[attr,][attr]
@@ -513,7 +540,7 @@ def main(argv: list[str] | None = None) -> dict:
         table, prefix = evaluate.table(results), prefixes[attr]
     else:
         ways = combine(
-            *(corpus, model, prefixes, known, tasks, cfg, mixer_cfg, args.seed),
+            *(corpus, model, prefixes, told, tasks, cfg, mixer_cfg, args.seed),
             *(args.from_scratch, results, run),
         )
         if not processes.first_goes_on():

@@ -413,6 +413,9 @@ TABLE = [
      "--p5-steps 0: --backbone tiny knows nothing before training; 1 at least"),
     (f"{TOY} --prompt-candidates 200", None,
      "--prompt-candidates 200: there are 100 at most"),
+    (f"{TOY} --label-holdout 0.9", None,
+     "--label-holdout: of --attr gender 6 labels are left, 5 at least of each of two classes are needed; "
+     "hold fewer out, or take more users"),
     (f"{TOY} --label-holdout 0.4 --batch-size 8", None,
      "--label-holdout with --batch-size 8: some batches would have no label at all; 16 users at least"),
     ("train.py --attr gender,age --mixer-hidden 30", None,

@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
-ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "ranks", "p5", "flags"]
+ORDER += [
+    "weights",
+    "model",
+    "answers",
+    "cfp",
+    "mixer",
+    "attack",
+    "expected",
+    "ranks",
+    "p5",
+    "flags",
+]
 ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "erase"]
 ORDER += ["published", "report", "figures", "claims", "jobs", "budget", "reproduce", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
