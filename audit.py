@@ -184,6 +184,10 @@ def audit(
     result["popularity"] = attack(popular[some], labels[some], None, seed)
     picture = {"labels": labels[some], "classes": classes, "states": {}}
     for task in opened.config["tasks"]:
+        n_items = len(corpus.numbers)
+        say(
+            f"scoring {n_items} items for {len(users)} users, {task}, without the prompt and with it"
+        )
         read = {
             "before": surfaces(model, corpus, task, "test", users),
             "after": surfaces(model, corpus, task, "test", users, prefix),

@@ -237,10 +237,11 @@ def table(results: dict) -> str:
             f"ceiling (raw history) {cell(*auc_and_interval(results['ceiling'][attr]))};",
         ]
         if task in results["co-trained auc"]:
+            knew = "learnt from" if "auc by group" in after else "knew the labels of"
             lines += [
                 "  The co-trained discriminator's own AUC, "
                 f"{cell(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide",
-                "  from just this one (optimistic), and it knew these users' labels (pessimistic).",
+                f"  from just this one (optimistic), and it {knew} these users (pessimistic).",
             ]
         lines.append("")
     lines += [

@@ -115,7 +115,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         const=0.4,
         default=0.0,
         help="share of the users whose labels the adversary never sees, on whom the AUC is reported "
-        "apart (0; 0.4 where no number is given)",
+        "apart; it learns what histories tell of the others' (0; 0.4 where no number is given)",
     )
     add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
     add(

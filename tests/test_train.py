@@ -392,10 +392,10 @@ def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monk
             read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
             for name in ("user tokens", "scores"):
                 value = attack(read[name], labels)["auc"][0]
-                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.15
+                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12
             found = counterfactuals(opened.model, opened.corpus, task, prefix, 0)
             effects.append(found["twin"]["effect"][0])
-        assert effects[0] > 0.5 and abs(effects[1]) < 0.4 * effects[0]
+        assert effects[0] > 0.5 and abs(effects[1]) < 0.35 * effects[0]
     results = json.loads((finished / "results.json").read_text())
     for task in ("sequential", "direct"):
         assert results["after"][task]["hit@10"] > 0.75 * results["before"][task]["hit@10"]
