@@ -132,11 +132,8 @@ def log_normalizer(model: Backbone, states_btd: Tensor) -> Tensor:
     Some states and a slice of the vocabulary at a time: the logits of all at once would be gigabytes,
     and what stays in a processor's cache is 2.7 times as fast as all states with a slice.
     """
-    states_sd, slices = states_btd.flatten(0, -2), model.head_weight().split(1024)
-    parts = [
-        torch.stack([F.linear(some, weight).float().logsumexp(-1) for weight in slices]).logsumexp(
-            0
-        )
-        for some in states_sd.split(65536 if states_sd.is_cuda else 512)
-    ]
-    return torch.cat(parts).view(states_btd.shape[:-1])
+    slices, found = model.head_weight().split(1024), []
+    for states_sd in states_btd.flatten(0, -2).split(65536 if states_btd.is_cuda else 512):
+        parts = [F.linear(states_sd, weight).float().logsumexp(-1) for weight in slices]
+        found.append(torch.stack(parts).logsumexp(0))
+    return torch.cat(found).view(states_btd.shape[:-1])

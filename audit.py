@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from attack import ATTACKERS, BOOTSTRAP, SHUFFLES, attack, floor, leace, make_folds
-from data import Corpus, people_with
+from data import Corpus, marks_of, people_with
 from model import Backbone, Prefix
 from p5 import Opened
 from ranks import held_out_ranks, hits, popularity
@@ -129,12 +129,12 @@ def counterfactuals(
 
 def history_effect(corpus: Corpus, seed: int) -> list[float]:
     """How much further a twin's history leans towards the twin's class: what the world itself does."""
-    copies = corpus.dataset.copies
-    marks = np.zeros((2, *copies.coding.shape))
-    for row, twin in enumerate(copies.twins):
-        marks[0, row, corpus.dataset.histories[row]] = 1
-        marks[1, row, corpus.dataset.histories[twin]] = 1
-    change = leanings(marks[1], copies.coding) - leanings(marks[0], copies.coding)
+    copies, histories = corpus.dataset.copies, corpus.dataset.histories
+    own, twins = (
+        marks_of([histories[user] for user in users], copies.coding.shape[1]).astype(float)
+        for users in (range(len(copies.twins)), copies.twins)
+    )
+    change = leanings(twins, copies.coding) - leanings(own, copies.coding)
     return mean_with_interval(change, np.random.default_rng([seed, 19]))
 
 
@@ -184,10 +184,7 @@ def audit(
     result["popularity"] = attack(popular[some], labels[some], None, seed)
     picture = {"labels": labels[some], "classes": classes, "states": {}}
     for task in opened.config["tasks"]:
-        n_items = len(corpus.numbers)
-        say(
-            f"scoring {n_items} items for {len(users)} users, {task}, without the prompt and with it"
-        )
+        say(f"scoring {len(corpus.numbers)} items for {len(users)} users, {task}, before and after")
         read = {
             "before": surfaces(model, corpus, task, "test", users),
             "after": surfaces(model, corpus, task, "test", users, prefix),

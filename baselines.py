@@ -41,7 +41,7 @@ from cfp import (
     step,
 )
 from checkpoints import Checkpoint, forget
-from data import TASKS, Corpus, hold_out, met_before, people_with
+from data import TASKS, Corpus, hold_out, marks_of, met_before, people_with
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
 from files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
@@ -147,8 +147,7 @@ def interactions_of(corpus: Corpus, device: torch.device) -> Interactions:
     train_items, n_items = corpus.split.train, len(corpus.numbers)
     users = np.repeat(np.arange(len(train_items)), [len(items) for items in train_items])
     pairs = np.column_stack([users, np.concatenate(train_items)])
-    seen = np.zeros((len(train_items), n_items), dtype=bool)
-    seen[pairs[:, 0], pairs[:, 1]] = True
+    seen = marks_of(train_items, n_items).astype(bool)
     parts = pairs, padded(train_items, n_items), seen
     return Interactions(*(torch.from_numpy(part).to(device) for part in parts))
 

@@ -243,7 +243,7 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
     if labels.ndim == 1:
         n_known, y = (labels >= 0).sum(), labels.clamp(min=-1).repeat(len(u_emb))
     else:
-        n_known, y = torch.tensor(len(labels)), labels.repeat(len(u_emb), 1)
+        n_known, y = len(labels), labels.repeat(len(u_emb), 1)
     assert n_known > 0, "a batch without a single label teaches the discriminator nothing"
     nll = [  # (r * b) of each depth, 0 where the label is not known
         F.cross_entropy(logits_rbc.flatten(0, 1), y, ignore_index=-1, reduction="none")

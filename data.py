@@ -348,6 +348,14 @@ def met_before(corpus: Corpus, user: int, part: str) -> np.ndarray:
     return np.append(train, valid) if part == "test" and valid >= 0 else train
 
 
+def marks_of(histories: list[np.ndarray], n_items: int) -> np.ndarray:
+    """Histories as an array (users, items): 1 for each item that is in the user's."""
+    marks = np.zeros((len(histories), n_items), dtype=np.float32)
+    for row, items in enumerate(histories):
+        marks[row, items] = 1.0
+    return marks
+
+
 def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example:
     """The prompt whose answer is the user's held-out item, `part` "valid" or "test".
 

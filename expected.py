@@ -15,17 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attack import FOLDS, make_folds, standardised
-from data import Corpus
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # each is tried until one does worse
-
-
-def training_history(corpus: Corpus) -> np.ndarray:
-    """(users, items): 1 for each training item of each user."""
-    features = np.zeros((len(corpus.split.train), len(corpus.numbers)), dtype=np.float32)
-    for user, items in enumerate(corpus.split.train):
-        features[user, items] = 1.0
-    return features
 
 
 def expected_labels(features: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -41,19 +32,16 @@ def expected_labels(features: np.ndarray, known: np.ndarray) -> np.ndarray:
     fold_of = make_folds(known[rows], np.random.default_rng(11))
     found, least = None, np.inf
     for penalty in PENALTIES:
-        models = []
-        unseen = torch.zeros(len(rows), n_classes)
+        of_models, unseen = [], torch.zeros(len(rows), n_classes)
         for fold in range(FOLDS):
-            models.append(
-                fit_logistic(x[rows[fold_of != fold]], y[rows[fold_of != fold]], n_classes, penalty)
-            )
-            unseen[fold_of == fold] = models[-1](x[rows[fold_of == fold]])
+            fitted, left_out = rows[fold_of != fold], fold_of == fold
+            of_models.append(fit_logistic(x[fitted], y[fitted], n_classes, penalty)(x))
+            unseen[left_out] = of_models[-1][rows[left_out]]
         loss = F.nll_loss(unseen.log(), y[rows]).item()
-        if (
-            found is not None and loss >= least
-        ):  # so it is with the smaller penalties, which take longest
+        # the penalties after one that does worse do worse still, and take longest
+        if found is not None and loss >= least:
             break
-        least, found = loss, torch.stack([model(x) for model in models]).mean(0)
+        least, found = loss, torch.stack(of_models).mean(0)
         found[rows] = unseen
     return found.numpy()
 
@@ -63,8 +51,8 @@ def fit_logistic(
 ) -> Callable[[Tensor], Tensor]:
     """Logistic regression of y (users,) on x (users, d): gives the classes' probabilities (.., c).
 
-    Descends the mean cross-entropy + penalty / 2 * |weights|^2. The bias is not penalised, so that on average
-    the probabilities are the classes' shares.
+    Descends the mean cross-entropy + penalty / 2 * |weights|^2. The bias is not penalised, as
+    it is in `attack_logistic`, so that on average the probabilities are the classes' shares.
     """
     weight = torch.zeros(x.shape[1], n_classes, requires_grad=True)
     bias = torch.zeros(n_classes, requires_grad=True)

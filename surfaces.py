@@ -5,7 +5,7 @@ import torch
 
 from answers import score_candidates
 from cfp import first_decoder_state, mean_user_state
-from data import Corpus, met_before, people_with
+from data import Corpus, marks_of, met_before, people_with
 from model import Backbone, Prefix
 from ranks import held_out_batches
 
@@ -82,8 +82,5 @@ def user_states(
 
 def raw_history(corpus: Corpus) -> np.ndarray:
     """(users, items): which items each tested user interacted with before the test item."""
-    users = people_with(corpus, "test")
-    features = np.zeros((len(users), len(corpus.numbers)), dtype=np.float32)
-    for row, user in enumerate(users):
-        features[row, met_before(corpus, user, "test")] = 1.0
-    return features
+    histories = [met_before(corpus, user, "test") for user in people_with(corpus, "test")]
+    return marks_of(histories, len(corpus.numbers))

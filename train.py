@@ -34,9 +34,9 @@ from cfp import (
     u_emb_of,
 )
 from checkpoints import Checkpoint, forget
-from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, training_example
+from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, marks_of, training_example
 from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from expected import expected_labels, training_history
+from expected import expected_labels
 from files import (
     InputError,
     enough_memory,
@@ -497,7 +497,7 @@ def main(argv: list[str] | None = None) -> dict:
     run.keep(results)
     told = known
     if args.label_holdout and not args.paper_schedule:
-        history = training_history(corpus)
+        history = marks_of(corpus.split.train, len(corpus.numbers))
         told = {attr: expected_labels(history, labels) for attr, labels in known.items()}
     prefixes = {}
     for attr in attrs:

@@ -78,9 +78,14 @@ def command(*given, **more) -> subprocess.CompletedProcess:
 
 def be_script(words: list[str], folder: Path, said: list[Path]) -> None:
     """In the new process: what `python` does with a script and its arguments."""
-    os.chdir(folder)
-    for number, path in zip((1, 2), said):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-    torch.set_num_threads(1)  # a second command is at work on the other core
+    settle(folder, said)
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
+
+
+def settle(folder: Path, said: list[Path]) -> None:
+    """In a new process: at work in this folder, what is said added to these two files, one thread."""
+    os.chdir(folder)
+    for number, path in zip((1, 2), said):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    torch.set_num_threads(1)  # a second command is at work on the other core

@@ -5,8 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-import torch
-from commands import fork
+from commands import fork, settle
 
 import baselines
 import evaluate
@@ -51,11 +50,8 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
     baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
     baselines.row_of = lambda name, scores, *args: {"model": name, "sum": float(scores.sum())}
     keep_every_step(death)
-    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(folder)
-    log = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1), os.dup2(log, 2)
+    settle(folder, [folder / "out.txt"] * 2)
     script = baselines if flags[0] == "baselines.py" else train
     files.run_command(lambda: script.main(flags[script is baselines :]))
 

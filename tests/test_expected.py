@@ -1,5 +1,7 @@
 """The labels that an adversary is given where it does not know everybody's."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ import torch
 import train
 from attack import auc
 from cfp import CFPConfig, Discriminator, discriminator_loss
-from data import hold_out
-from expected import expected_labels, training_history
+from data import hold_out, marks_of
+from expected import expected_labels
 
 
 def world(n: int = 400, d: int = 40, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +59,7 @@ def test_whatever_the_held_out_labels_are_the_prompt_comes_out_the_same(tmp_path
     monkeypatch.setattr(train, "hold_out", lambda *args: known)
     monkeypatch.setattr(train.evaluate, "before_and_after", measure)
     monkeypatch.setattr(train.evaluate, "table", lambda *args: "")
-    monkeypatch.setattr(train, "expected_labels", spy := Spy(expected_labels))
+    monkeypatch.setattr(train, "expected_labels", spy := Mock(wraps=expected_labels))
     flags = "--attr gender --toy-users 60 --p5-steps 4 --epochs 2 --batch-size 30 --label-holdout"
     for name in "true", "false":
         train.main([*flags.split(), "--out", name])
@@ -65,18 +67,9 @@ def test_whatever_the_held_out_labels_are_the_prompt_comes_out_the_same(tmp_path
         monkeypatch.setattr(train, "load_dataset", others)
     for file in "cfp-gender.safetensors", "discriminator-gender.safetensors":
         assert (tmp_path / "true" / file).read_bytes() == (tmp_path / "false" / file).read_bytes()
-    assert spy.times == 2
+    assert spy.call_count == 2
     train.main([*flags.split(), "--out", "paper", "--paper-schedule", "--batch-size", "16"])
-    assert spy.times == 2  # it is given the labels themselves, those that it may know
-
-
-class Spy:
-    def __init__(self, function):
-        self.function, self.times = function, 0
-
-    def __call__(self, *args):
-        self.times += 1
-        return self.function(*args)
+    assert spy.call_count == 2  # it is given the labels themselves, those that it may know
 
 
 def turned(dataset, known):
@@ -87,7 +80,7 @@ def turned(dataset, known):
 
 
 def test_a_history_is_the_training_items(corpus):
-    history = training_history(corpus)
+    history = marks_of(corpus.split.train, len(corpus.numbers))
     for user in 0, 17:
         assert set(np.flatnonzero(history[user])) == set(corpus.split.train[user])
         assert not history[user, corpus.split.test[user]]

@@ -6,20 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
-ORDER += [
-    "weights",
-    "model",
-    "answers",
-    "cfp",
-    "mixer",
-    "attack",
-    "expected",
-    "ranks",
-    "p5",
-    "flags",
-]
-ORDER += ["surfaces", "audit", "person", "evaluate", "probe", "train", "baselines", "erase"]
-ORDER += ["published", "report", "figures", "claims", "jobs", "budget", "reproduce", "benchmark"]
+ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "expected", "ranks", "p5"]
+ORDER += ["flags", "surfaces", "audit", "person", "evaluate", "probe", "train", "baselines"]
+ORDER += ["erase", "published", "report", "figures", "claims", "jobs", "budget", "reproduce"]
+ORDER += ["benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 OPTIONAL = {"audit": {"matplotlib"}, "figures": {"matplotlib"}, "benchmark": {"transformers"}}
 
