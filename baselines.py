@@ -318,17 +318,21 @@ def make_fair(
     discriminator = lambda n_classes: Discriminator(cfg, model.cfg.d, n_classes, 1)
     game = train.game_of(labels, choices, cfg, discriminator, device)
     label_of, members, dis_optimizer = game.label_of, game.members, game.dis_optimizer
-    player_optimizer = torch.optim.AdamW(player.parameters(), cfg.lr, weight_decay=0.0, fused=True)
     rows, n_users = model.examples(data), len(data.seen)
     # as many for each choice as a filter alone has, or it would do worse than one that hides less
     per_epoch = train.batches_per_epoch(corpus, cfg)
     n_batches = cfg.epochs * per_epoch * len(choices)
     # Where the recommender is trained on it may come to know its training items by heart: in the toy
-    # world C-SX's Hit@10 went from 20 to 8 in a game that was seven times as long. So it is judged ten
-    # times and the best kept; elsewhere, as in Algorithm 1, the last is.
+    # world C-SX's Hit@10 went from 20 to 8 in a game that was seven times as long. So it moves more
+    # slowly in a longer game, and it is judged ten times and the best kept; elsewhere, as in Algorithm 1,
+    # the last is.
+    groups = [dict(params=list(fair.parameters()))]
+    if player is not fair:
+        groups.append(dict(params=list(model.parameters()), lr=cfg.lr / len(choices)))
     can_choose = player is not fair and len(people_with(corpus, "valid")) > 0
     judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11) if can_choose}
     before = (validation_ranks(model, corpus)[1] <= 10).mean() if can_choose else math.nan
+    player_optimizer = torch.optim.AdamW(groups, cfg.lr, weight_decay=0.0, fused=True)
     optimizers = dict(player_optimizer=player_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
     start = dict(number=0, order=None, best=None, least=math.inf)

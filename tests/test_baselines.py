@@ -502,10 +502,10 @@ def test_an_empty_prompt_changes_nothing_and_a_prompt_something(kind):
 
 
 class Spy:
-    """Stands in for `baselines.step` and notes who moved: the model, what makes it fair, which C."""
+    """Stands in for `baselines.step` and notes who moved, the model, what makes it fair or a C, how fast."""
 
     def __init__(self, model, monkeypatch):
-        self.calls = []
+        self.calls, self.rates = [], []
         self.players = {"model": model}
         real_dis, real_serving = baselines.Discriminator, baselines.serving
         real_step = baselines.step
@@ -521,6 +521,7 @@ class Spy:
         def spy_step(optimizer, loss, *args):
             before = {n: copy.deepcopy(p.state_dict()) for n, p in self.players.items()}
             real_step(optimizer, loss, *args)
+            self.rates.append([group["lr"] for group in optimizer.param_groups])
             self.calls.append(
                 {
                     name
@@ -551,6 +552,8 @@ def test_the_game_moves_one_player_each_and_nothing_frozen(corpus, data, name, m
     assert len(spy.calls) == 3 * 3 * n_choices * (1 + 2)  # 60 users are three batches
     player = {"fair"} if frozen else {"fair", "model"}
     assert all(moved == player for moved in spy.calls[::3])
+    if not frozen:  # a game three times as long as one about gender moves the model no farther
+        assert all(model == pytest.approx(fair / 3) for fair, model in spy.rates[::3])
     caught_up = {frozenset(moved) for call in (1, 2) for moved in spy.calls[call::3]}
     # a discriminator for each attribute of each choice: gender, age, and both; prompts have the last
     choices = [{"C0", "C1"}] if frozen else [{"C0"}, {"C1"}, {"C2", "C3"}]

@@ -329,7 +329,7 @@ def test_a_bad_row_reaches_the_user_with_file_and_line(tmp_path):
 def begun(request, tmp_path_factory):
     """Of each slow proof that is asked for its command, at work: two at a time, with a thread each.
 
-    They share a folder, so that one may use again the backbone of another.
+    They share a folder, so that one may use again the backbone or the prompt of another.
     """
     folder, pool = tmp_path_factory.mktemp("workshop"), ThreadPoolExecutor(2)
     marks = [item.get_closest_marker("of_run") for item in request.session.items]
@@ -355,50 +355,7 @@ def of_run(flags: str) -> pytest.MarkDecorator:
     return pytest.mark.of_run(f"--attr {flags}")
 
 
-# The two whose commands take longest come first, so that no core waits for one of them at the end.
-
-
-@pytest.mark.slow
-@of_run("gender,age --out mixed")
-def test_the_mixer_hides_two_attributes_where_concatenation_does_not(finished):
-    """What the README promises of a choice of two; a choice of one leaves the other to be read."""
-    results = json.loads((finished / "results.json").read_text())
-    ways = {("+".join(way["attrs"]), way["how"]): way for way in results["ways"]}
-    for task, kept in (("sequential", 0.9), ("direct", 0.8)):
-        before = results["before"][task]
-        mixed, beside = (ways["gender+age", how][task] for how in ("mixer", "concatenation"))
-        leaks = [abs(auc - 0.5) for auc in mixed["auc"].values()]
-        assert max(leaks) <= 0.12 and np.mean(leaks) <= 0.08
-        assert mixed["hit@10"] >= kept * before["hit@10"]
-        assert beside["auc"]["gender"] >= 0.65
-        for hidden, other in (("gender", "age"), ("age", "gender")):
-            alone = ways[hidden, "mixer"][task]
-            assert abs(alone["auc"][hidden] - 0.5) <= 0.12
-            assert alone["auc"][other] - 0.5 >= 0.6 * (before["auc"][other] - 0.5)
-
-
-@pytest.mark.slow
-@of_run("gender --label-holdout --toy-twins 200 --hide-from scores --out scores")
-def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monkeypatch):
-    """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
-    monkeypatch.chdir(finished.parent)  # where the run's backbone is
-    opened = open_run(finished, torch.device("cpu"))
-    users = people_with(opened.corpus, "test")
-    users = users[opened.held_out["gender"][users]]
-    labels = opened.corpus.dataset.labels("gender")[users]
-    for task in ("sequential", "direct"):
-        effects = []
-        for prefix in (None, opened.hiding(("gender",))):
-            read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
-            for name in ("user tokens", "scores"):
-                value = attack(read[name], labels)["auc"][0]
-                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12
-            found = counterfactuals(opened.model, opened.corpus, task, prefix, 0)
-            effects.append(found["twin"]["effect"][0])
-        assert effects[0] > 0.5 and abs(effects[1]) < 0.35 * effects[0]
-    results = json.loads((finished / "results.json").read_text())
-    for task in ("sequential", "direct"):
-        assert results["after"][task]["hit@10"] > 0.75 * results["before"][task]["hit@10"]
+# The mixer comes after the run whose prompt it takes, and no core waits for one of the longest at the end.
 
 
 @pytest.mark.slow
@@ -406,13 +363,12 @@ def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monk
     (),
     [
         pytest.param(
-            marks=of_run(f"gender --backbone {backbone} --seed {seed} --out {name}"), id=name
+            marks=of_run(f"gender --backbone {backbone} --seed {seed} --out runs/{name}"), id=name
         )
         for name, backbone, seed in [
             ("tiny-0", "tiny", 0),
-            ("tiny-1", "tiny", 1),
-            ("tiny-2", "tiny", 2),
             ("tiny-llama-0", "tiny-llama", 0),
+            ("tiny-1", "tiny", 1),
         ]
     ],
 )
@@ -431,7 +387,50 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(finished):
 
 
 @pytest.mark.slow
-@of_run("gender --paper-schedule --out paper")
+@of_run("gender,age --out runs/mixed")
+def test_the_mixer_hides_two_attributes_where_concatenation_does_not(finished):
+    """What the README promises of a choice of two; a choice of one leaves the other to be read."""
+    results = json.loads((finished / "results.json").read_text())
+    ways = {("+".join(way["attrs"]), way["how"]): way for way in results["ways"]}
+    for task, kept in (("sequential", 0.9), ("direct", 0.8)):
+        before = results["before"][task]
+        mixed, beside = (ways["gender+age", how][task] for how in ("mixer", "concatenation"))
+        leaks = [abs(auc - 0.5) for auc in mixed["auc"].values()]
+        assert max(leaks) <= 0.12 and np.mean(leaks) <= 0.08
+        assert mixed["hit@10"] >= kept * before["hit@10"]
+        assert beside["auc"]["gender"] >= 0.65
+        for hidden, other in (("gender", "age"), ("age", "gender")):
+            alone = ways[hidden, "mixer"][task]
+            assert abs(alone["auc"][hidden] - 0.5) <= 0.12
+            assert alone["auc"][other] - 0.5 >= 0.6 * (before["auc"][other] - 0.5)
+
+
+@pytest.mark.slow
+@of_run("gender --label-holdout --toy-twins 200 --hide-from scores --seed 2 --out runs/scores")
+def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monkeypatch):
+    """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
+    monkeypatch.chdir(finished.parents[1])  # where the run's backbone is
+    opened = open_run(finished, torch.device("cpu"))
+    users = people_with(opened.corpus, "test")
+    users = users[opened.held_out["gender"][users]]
+    labels = opened.corpus.dataset.labels("gender")[users]
+    for task in ("sequential", "direct"):
+        effects = []
+        for prefix in (None, opened.hiding(("gender",))):
+            read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
+            for name in ("user tokens", "scores"):
+                value = attack(read[name], labels)["auc"][0]
+                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12
+            found = counterfactuals(opened.model, opened.corpus, task, prefix, 2)
+            effects.append(found["twin"]["effect"][0])
+        assert effects[0] > 0.5 and abs(effects[1]) < 0.35 * effects[0]
+    results = json.loads((finished / "results.json").read_text())
+    for task in ("sequential", "direct"):
+        assert results["after"][task]["hit@10"] > 0.75 * results["before"][task]["hit@10"]
+
+
+@pytest.mark.slow
+@of_run("gender --paper-schedule --out runs/paper")
 def test_the_papers_schedule_looks_better_than_it_is(finished):
     """A cheat: against a discriminator that is updated on every twentieth batch alone, while the prefix
     moves ten times on each, the co-trained AUC says that little is left where a fresh attacker reads gender.
