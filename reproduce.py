@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Iterator, NamedTuple
 
 import claims
 import figures
@@ -346,9 +346,8 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
     Without `check` the data need not be there; the runs' own files are believed.
     """
     runs, rows, llama_rows, read = [], [], [], []
-    points: dict[str, list[Point]] = {}
+    points: list[tuple[str, Point]] = []
     attr = SWEPT.get(w.data, "gender")
-    letter = report.letters([attr])
     for job, found in done(w, seeds, check, place):
         if job.leaves:
             left = json.loads((found.folder / job.leaves).read_text())
@@ -356,55 +355,59 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
                 probed = report.letters([job.leaves.removesuffix(".json").split("-")[2]])
                 read.append((job.group, probed, job.seed, left))
             elif job.group == "soft discriminator":
-                points.setdefault(job.group, []).extend(soft_points(job, left))
+                points += [(job.group, p) for p in soft_points(job, left)]
             else:
-                points.setdefault("trade-off", []).extend(leace_points(left))
+                points += [("trade-off", p) for p in leace_points(left)]
             continue
         results = read_results(found)
         runs.append((job, found, results))
-        mine, drawn = rows_of(results), []
+        mine = rows_of(results)
         if job.group == "llama prompts":
             llama_rows += mine
         elif job.group in SEVERAL_SEEDS:
             rows += mine
-        if job.seed != 0:
-            continue
-        if job.group in ("prefix length", "lambda"):
-            drawn = [point(row, letter, attr, job.setting) for row in mine if row.model == "CFP"]
-            points.setdefault(job.group, []).extend(drawn)
-        if job.group == "prompts":  # the default setting is one more point, and P5 the one without
-            cfg = found.config["cfp"]
-            for group, x in ("prefix length", cfg["prefix_len"]), ("lambda", cfg["lam"]):
-                some = [r for r in mine if (r.model, r.hidden) in (("CFP", letter), ("P5", ""))]
-                there = x in (PREFIX_LENGTHS if group == "prefix length" else LAMBDAS)
-                points.setdefault(group, []).extend(
-                    point(row, letter, *((attr, float(x)) if row.hidden else ("P5", math.nan)))
-                    for row in some
-                    if letter in row.values and not (there and row.hidden)
-                )
-        if job.group in ("adapters", "fair lambda"):
-            games = found.config["games"]
-            x = next((game["lam"] for game in games.values()), math.nan)
-            for row in mine:
-                fits = row.task == ("direct" if row.model in MATCHING else "sequential")
-                if fits and letter in row.values and row.hidden in ("", letter):
-                    at = float(x) if row.hidden else math.nan
-                    points.setdefault("trade-off", []).append(point(row, letter, row.model, at))
-    for p in points.get("lambda", []):
-        points.setdefault("trade-off", []).append(
-            p if p.series == "P5" else p._replace(series="CFP")
-        )
-    for group, some in points.items():
-        once = {(p.series, setting_key(p.x), p.task): p for p in reversed(some)}
-        points[group] = sorted(once.values(), key=lambda p: (p.series, p.task, setting_key(p.x)))
+        if job.seed == 0:
+            points += points_of(job, found.config, mine, attr)
+    drawn = {}
+    for group in {group for group, _ in points}:
+        once = {(p.series, setting_key(p.x), p.task): p for g, p in reversed(points) if g == group}
+        drawn[group] = sorted(once.values(), key=lambda p: (p.series, p.task, setting_key(p.x)))
     sizes = next((results for job, _, results in runs if job.group == "prompts"), {})
     keys = "users", "candidates", "prompt candidates"
     sizes = {key: sizes[key] for key in keys if key in sizes}
-    evidence = Evidence(w.data, w.backbone, w.llama, rows, llama_rows, read, points, sizes)
+    evidence = Evidence(w.data, w.backbone, w.llama, rows, llama_rows, read, drawn, sizes)
     return Known(evidence, runs)
 
 
 MATCHING = "PMF", "SimpleX", "C-PMF", "C-SX"  # direct recommendation; their scores know no order
+
+
+def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tuple[str, Point]]:
+    """The points that a run has in figures, each behind the figure's name: what it says of this attribute."""
+    letter = report.letters([attr])
+
+    def swept(group: str, row: Row, x: float) -> Iterator[tuple[str, Point]]:
+        x = float(x) if row.hidden else math.nan
+        yield group, point(row, letter, attr if row.hidden else row.model, x)
+        if group == "lambda":
+            yield "trade-off", point(row, letter, row.model, x)
+
+    for row in rows:
+        if letter not in row.values or row.hidden not in ("", letter):
+            continue
+        if job.group in ("prefix length", "lambda") and row.hidden:
+            yield from swept(job.group, row, job.setting)
+        elif job.group == "prompts" and row.model in ("CFP", "P5"):
+            # P5 is the point without, the default setting one more where no run is about it
+            cfg, about = config["cfp"], {"prefix length": PREFIX_LENGTHS, "lambda": LAMBDAS}
+            for group, x in ("prefix length", cfg["prefix_len"]), ("lambda", cfg["lam"]):
+                if not row.hidden or x not in about[group]:
+                    yield from swept(group, row, x)
+        elif job.group in ("adapters", "fair lambda"):
+            x = next((game["lam"] for game in config["games"].values()), math.nan)
+            if row.task == ("direct" if row.model in MATCHING else "sequential"):
+                x = float(x) if row.hidden else math.nan
+                yield "trade-off", point(row, letter, row.model, x)
 
 
 def setting_key(x: float) -> float:
