@@ -329,10 +329,10 @@ def make_fair(
     groups = [dict(params=list(fair.parameters()))]
     if player is not fair:
         groups.append(dict(params=list(model.parameters()), lr=cfg.lr / len(choices)))
+    player_optimizer = torch.optim.AdamW(groups, cfg.lr, weight_decay=0.0, fused=True)
     can_choose = player is not fair and len(people_with(corpus, "valid")) > 0
     judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11) if can_choose}
     before = (validation_ranks(model, corpus)[1] <= 10).mean() if can_choose else math.nan
-    player_optimizer = torch.optim.AdamW(groups, cfg.lr, weight_decay=0.0, fused=True)
     optimizers = dict(player_optimizer=player_optimizer, dis_optimizer=dis_optimizer)
     kept = Checkpoint(run, name, dict(player=player, members=members) | optimizers)
     start = dict(number=0, order=None, best=None, least=math.inf)

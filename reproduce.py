@@ -387,7 +387,6 @@ def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tu
     letter = report.letters([attr])
 
     def swept(group: str, row: Row, x: float) -> Iterator[tuple[str, Point]]:
-        x = float(x) if row.hidden else math.nan
         yield group, point(row, letter, attr if row.hidden else row.model, x)
         if group == "lambda":
             yield "trade-off", point(row, letter, row.model, x)
@@ -406,7 +405,6 @@ def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tu
         elif job.group in ("adapters", "fair lambda"):
             x = next((game["lam"] for game in config["games"].values()), math.nan)
             if row.task == ("direct" if row.model in MATCHING else "sequential"):
-                x = float(x) if row.hidden else math.nan
                 yield "trade-off", point(row, letter, row.model, x)
 
 
@@ -415,9 +413,10 @@ def setting_key(x: float) -> float:
 
 
 def point(row: Row, letter: str, series: str, x: float) -> Point:
-    """A row as a point of a figure about one attribute."""
+    """A row as a point of a figure about one attribute, at x where something is hidden."""
     values = {k: v for k, v in row.values.items() if k in report.HITS} | {"AUC": row.values[letter]}
     floor = row.floor.get(letter, math.nan)
+    x = float(x) if row.hidden else math.nan
     return Point(series, x, row.task, values, floor, row.ceiling.get(letter, math.nan))
 
 
