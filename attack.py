@@ -2,7 +2,8 @@
 
 AUC: who is attacked, with what, on whom. Attackers are trained after the fact on the features of some
 users and tested on users they never saw; they never took part in the prompt's training. Nothing in
-here knows a recommender: features and labels are arrays with a row per user.
+here knows a recommender: features and labels are arrays with a row per user. What is drawn is drawn on the
+CPU, so attackers that are given a GPU are the same ones up to rounding.
 """
 
 from functools import partial
@@ -80,7 +81,8 @@ def macro_aucs(scores: Tensor, labels: Tensor) -> Tensor:
     if scores.shape[-1] == 2:
         scores, positive = scores[..., 1:] - scores[..., :1], (labels == 1).unsqueeze(-2)
     else:
-        positive = labels.unsqueeze(-2) == torch.arange(scores.shape[-1])[:, None]
+        classes = torch.arange(scores.shape[-1], device=labels.device)
+        positive = labels.unsqueeze(-2) == classes[:, None]
     below, up_to = places(scores.transpose(-1, -2))  # (.., c, users)
     n_positive = positive.sum(-1)
     pairs = n_positive * (scores.shape[-2] - n_positive)
@@ -137,6 +139,9 @@ class Problems(NamedTuple):
     valid: Tensor  # (g, f, n_valid)
     test: Tensor  # (g, f, n_test)
 
+    def to(self, device: str | torch.device) -> "Problems":
+        return Problems(*(part.to(device) for part in self))
+
     def labels_of(self, rows: Tensor) -> Tensor:
         """The labels (g, f, users) of some rows (g, f, users)."""
         return self.labels[:, None].expand(-1, rows.shape[1], -1).gather(2, rows)
@@ -175,14 +180,14 @@ def attack_logistic(
     largest curvature.
     """
     (n, d), (g, f, n_train), k = x.shape, problems.train.shape, len(penalties)
-    counts = torch.zeros(g, f, n).scatter_(2, problems.train, 1.0 / n_train)
+    counts = x.new_zeros(g, f, n).scatter_(2, problems.train, 1.0 / n_train)
     counts = counts.flatten(0, 1).T.repeat(1, k).unsqueeze(1)  # (n, 1, k*g*f)
     one_hot = F.one_hot(problems.labels, n_classes).float()  # (g, n, c)
     one_hot = one_hot.permute(1, 2, 0).repeat_interleave(f, dim=2).repeat(1, 1, k)  # (n, c, k*g*f)
-    x = torch.cat([x, torch.ones(n, 1)], dim=1)  # the bias, which is penalised like the others
-    penalty = torch.tensor(penalties).repeat_interleave(g * f).repeat(n_classes)  # (c*k*g*f)
+    x = torch.cat([x, x.new_ones(n, 1)], dim=1)  # the bias, which is penalised like the others
+    penalty = x.new_tensor(penalties).repeat_interleave(g * f).repeat(n_classes)  # (c*k*g*f)
     curvature = 0.5 * torch.linalg.matrix_norm(x, 2).square() / n_train + penalty
-    weight = torch.zeros(d + 1, len(penalty))
+    weight = x.new_zeros(d + 1, len(penalty))
     ahead = weight
     for i in range(300):
         # classes in the middle: a softmax over a short last axis takes four times as long
@@ -219,11 +224,11 @@ def attack_mlp(
     train, rest = together(problems.train), together(torch.cat(problems[2:], dim=2))
     y = together(problems.labels_of(problems.train))
     valid_y = problems.labels_of(problems.valid)
-    nets = MLPs(len(train), x.shape[1], n_classes, depth, hidden, dropout=0.0)
+    nets = MLPs(len(train), x.shape[1], n_classes, depth, hidden, dropout=0.0).to(x.device)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=lr, weight_decay=0.3, fused=True)
-    best, waited, kept = torch.full((g,), -1.0), torch.zeros(g), None
+    best, waited, kept = x.new_full((g,), -1.0), x.new_zeros(g), None
     for _ in range(24):
-        order = torch.rand(train.shape).argsort(1)
+        order = torch.rand(train.shape).argsort(1).to(x.device)
         for some in order.split(max(128, n_train // 32), dim=1):  # (nets, b)
             logits = nets(x[train.gather(1, some)])
             loss = F.cross_entropy(logits.flatten(0, 1), y.gather(1, some).flatten()) * len(train)
@@ -275,18 +280,22 @@ def standardised(features: np.ndarray) -> Tensor:
 
 
 def cross_fit(
-    features: np.ndarray, labels: np.ndarray, names: list[str] | None, seeds: list[int]
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None,
+    seeds: list[int],
+    device: str | torch.device,
 ) -> tuple[list[str], Tensor, Tensor]:
     """Every attacker on features (users, d) and one or more labellings (g, users), each with its seed.
 
     Returns the attackers' names, their AUC on validation users (a, g), the mean over the folds, and
-    each tested user's ranks (a, g, users, c). Of an attacker's settings the one with the best
+    each tested user's ranks (a, g, users, c), on the CPU. Of an attacker's settings the one with the best
     validation AUC counts, for each labelling. Where there are more attackers than one, the mean of
     their ranks is another. Features are standardised (no label is looked at for that).
     """
-    problems = make_problems(labels, seeds)
+    problems = make_problems(labels, seeds).to(device)
     y_valid, n_classes = problems.labels_of(problems.valid), int(labels.max()) + 1
-    x, found = standardised(features), []
+    x, found = standardised(features).to(device), []
     for name in names or ATTACKERS:
         best = None
         for scores in scores_of(name, x, problems, n_classes, seeds[0]):
@@ -303,18 +312,22 @@ def cross_fit(
         found.append((TOGETHER, macro_aucs(mean.valid, y_valid).mean(1), mean))
     rows = problems.test.flatten(1).unsqueeze(-1).expand(-1, -1, n_classes)
     pooled = [
-        torch.zeros(*labels.shape, n_classes).scatter_(1, rows, best.test.flatten(1, 2))
+        x.new_zeros(*labels.shape, n_classes).scatter_(1, rows, best.test.flatten(1, 2))
         for _, _, best in found
     ]
     return (
         [name for name, _, _ in found],
-        torch.stack([v for _, v, _ in found]),
-        torch.stack(pooled),
+        torch.stack([v for _, v, _ in found]).cpu(),
+        torch.stack(pooled).cpu(),
     )
 
 
 def attack(
-    features: np.ndarray, labels: np.ndarray, names: list[str] | None = None, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> dict:
     """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
 
@@ -328,7 +341,7 @@ def attack(
     same triple, "validation" the AUC by which the strongest was chosen, and "one-vs-one".
     """
     assert (np.bincount(labels) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
-    tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed])
+    tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device)
     rng, ranks = np.random.default_rng([seed, 15]), ranks[:, 0].numpy()
     by_attacker = {name: with_interval(one, labels, rng) for name, one in zip(tried, ranks)}
     strongest = tried[valid_auc[:, 0].argmax()]
@@ -372,6 +385,7 @@ def floor(
     names: list[str] | None = None,
     seed: int = 0,
     shuffles: int = SHUFFLES,
+    device: str | torch.device = "cpu",
 ) -> float:
     """How far from one half `attack` gets on these features when there is nothing to find.
 
@@ -381,7 +395,8 @@ def floor(
     rng, distances = np.random.default_rng([seed, 13]), []
     shuffled = np.stack([rng.permutation(labels) for _ in range(shuffles)])
     for some in np.array_split(np.arange(shuffles), -(-shuffles // 5)):  # fast, in little memory
-        _, valid_auc, ranks = cross_fit(features, shuffled[some], names, (seed + 1 + some).tolist())
+        seeds = (seed + 1 + some).tolist()
+        _, valid_auc, ranks = cross_fit(features, shuffled[some], names, seeds, device)
         strongest = ranks[valid_auc.argmax(0), torch.arange(len(some))]
         distances.append((macro_aucs(strongest, torch.from_numpy(shuffled[some])) - 0.5).abs())
     return float(np.quantile(torch.cat(distances).numpy(), 0.95))

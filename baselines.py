@@ -393,7 +393,8 @@ def shortfall(
     leaks = []
     for known in labels.values():
         some = known[users] >= 0
-        found = attack(states[some], known[users][some], ["logistic regression"], seed + 1)
+        given = states[some], known[users][some], ["logistic regression"], seed + 1
+        found = attack(*given, next(model.parameters()).device)
         leaks.append(abs(found["auc"][0] - 0.5))
     lost = max(0.0, 0.9 - (ranks <= 10).mean() / max(before, 1e-9))
     run.metric(stage=f"{name} validation", leak=max(leaks), lost_beyond_a_tenth=lost)
@@ -414,6 +415,7 @@ class Measured(NamedTuple):
     held_out: dict[str, np.ndarray]  # (users,) of each, True where the adversary knows no label
     seed: int
     shuffles: int
+    device: torch.device  # of the attackers
 
 
 def row_of(
@@ -428,10 +430,10 @@ def row_of(
     row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": {}}
     full, read = catalogue_ranks(m.corpus, "test", m.users, scores), {}
     if states is not None:
-        read = attacked_row(m.corpus, m.users, states, m.attrs, m.seed, m.held_out)
+        read = attacked_row(m.corpus, m.users, states, m.attrs, m.seed, m.held_out, m.device)
         for attr in m.attrs:
             labels = m.corpus.dataset.labels(attr)[m.users]
-            row["floor"][attr] = floor(states, labels, None, m.seed, m.shuffles)
+            row["floor"][attr] = floor(states, labels, None, m.seed, m.shuffles, m.device)
     for task in TASKS:
         ranks = candidate_ranks(m.corpus, task, "test", m.users, scores)
         row[task] = quality(ranks, full, m.seed) | read
@@ -712,11 +714,11 @@ def main(argv: list[str] | None = None) -> dict:
     p5_folder = p5_run(corpus, attrs[0], args, run) if args.model == "all" else None
 
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
-    results |= circumstances(corpus, list(TASKS), list(attrs), args.seed) | {"rows": []}
+    results |= circumstances(corpus, list(TASKS), list(attrs), args.seed, device) | {"rows": []}
     results |= run.so_far()
     users, rows = people_with(corpus, "test"), results["rows"]
     unknown = {attr: labels < 0 for attr, labels in known.items()}
-    m = Measured(corpus, users, list(attrs), unknown, args.seed, results["shuffles"])
+    m = Measured(corpus, users, list(attrs), unknown, args.seed, results["shuffles"], device)
 
     def add(*some: dict) -> None:
         rows.extend(some)

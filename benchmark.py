@@ -8,7 +8,8 @@ Each row times two or more ways of doing the same thing one after the other, aga
 whatever else the machine does meets all of them, and prints the minimum and the median of each, in
 milliseconds, and the ratio of the minima. "the products alone" is the machine's limit: the matrix
 products of our step, their shapes taken down while it runs, one after the other and nothing else.
-Memory is what the process grew by at its highest. Where `transformers` is not installed its rows are
+Memory is what the process grew by at its highest, on a GPU what its tensors took beyond those that were
+there. Where `transformers` is not installed its rows are
 left out; nothing here is needed to train or to measure anything.
 """
 
@@ -92,12 +93,22 @@ class Ways:
 
 
 def synchronize() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # not with --device cpu
         torch.cuda.synchronize()
 
 
 def peak_memory(way: Callable[[], object]) -> int | None:
-    """Bytes that the process grew by while it did this; None where the system does not say (not Linux)."""
+    """Bytes that the process grew by while it did this; None where the system does not say (not Linux).
+
+    On a GPU the bytes of tensors beyond those that were there before.
+    """
+    if torch.cuda.is_initialized():
+        synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        synchronize()
+        return torch.cuda.max_memory_allocated() - before
     status = Path("/proc/self/status")
 
     def read(key: str) -> int:
@@ -159,6 +170,14 @@ class Products(TorchDispatchMode):
                     torch.matmul(*pairs[shape])
 
         return run
+
+
+def rate_of_large_product(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of one product that is as large as can be useful: what the machine can at all."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    timed = Ways({"product": lambda: torch.matmul(a, b)}, 10)
+    return 2.0 * n**3 / timed.best("product")
 
 
 def products_of(way: Callable[[], object]) -> Products:
@@ -282,8 +301,14 @@ def row_step(world: World, table: Table, repeats: int) -> None:
     ways["the products alone"] = products.alone(world.device, world.dtype)
     timed = Ways(ways, repeats)
     rate = products.flop() / timed.best("the products alone")
-    note = f"{products.flop() / 1e9:.1f} GFLOP, {rate / 1e9:.0f} GFLOP/s in the products alone"
+    largest = rate_of_large_product(world.device, world.dtype)
     b, s = world.batch.input_ids.shape
+    ours = products.flop() / timed.best("ours")
+    note = (
+        f"{products.flop() / 1e9:.1f} GFLOP, {rate / 1e9:.0f} GFLOP/s in the products alone\n"
+        f"ours: {b * s / timed.best('ours'):,.0f} tokens a second, {ours / 1e9:.0f} GFLOP/s, "
+        f"{ours / largest:.0%} of what one large product gets ({largest / 1e9:.0f} GFLOP/s)"
+    )
     table.show(f"CFP training step, {b} prompts of {s} tokens, prefix 15", timed, note)
 
 
@@ -313,7 +338,8 @@ def row_batch(world: World, table: Table, repeats: int, inner_steps: int = 10) -
                 optimizer.step()
 
     timed = Ways({"ours": ours, "word for word": word_for_word}, max(repeats // 3, 2))
-    table.show(f"one R-th batch of Algorithm 1, T = {inner_steps}", timed)
+    note = f"ours: {1 / timed.best('ours'):.2f} such batches a second"
+    table.show(f"one R-th batch of Algorithm 1, T = {inner_steps}", timed, note)
 
 
 def row_p5(world: World, table: Table, repeats: int) -> None:

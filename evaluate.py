@@ -57,7 +57,8 @@ def measure(
     users = people_with(corpus, "test")
     states = user_states(model, corpus, task, "test", users, prefix)
     row = hits(held_out_ranks(model, corpus, task, "test", users, prefix), seed)
-    return row | attacked_row(corpus, users, states, attrs, seed, held_out), states
+    device = next(model.parameters()).device
+    return row | attacked_row(corpus, users, states, attrs, seed, held_out, device), states
 
 
 def attacked_row(
@@ -67,36 +68,40 @@ def attacked_row(
     attrs: list[str],
     seed: int,
     held_out: dict[str, np.ndarray],
+    device: torch.device,
 ) -> dict:
     """The part of a row of results.json that says what is read in the states (users, d) of these users."""
     row = {"auc": {}, "auc interval": {}, "attackers": {}}
     for attr in attrs:
         labels = corpus.dataset.labels(attr)[users]
-        found = attack(states, labels, None, seed)
+        found = attack(states, labels, None, seed, device)
         row["auc"][attr], row["auc interval"][attr] = auc_and_interval(found)
         row["attackers"][attr] = found
         unseen = held_out[attr][users]
         if unseen.any():
             row.setdefault("auc by group", {})[attr] = {
-                name: attack(states[some], labels[some], None, seed)["auc"]
+                name: attack(states[some], labels[some], None, seed, device)["auc"]
                 for name, some in (("held out", unseen), ("known", ~unseen))
             }
     return row
 
 
-def circumstances(corpus: Corpus, tasks: list[str], attrs: list[str], seed: int) -> dict:
+def circumstances(
+    corpus: Corpus, tasks: list[str], attrs: list[str], seed: int, device: torch.device
+) -> dict:
     """What results.json says whatever the prompts are: sizes, popularity's Hit@k, the ceilings."""
     users = people_with(corpus, "test")
     popularity = {task: popularity_ranks(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(candidates_of(corpus, t, user, "test")) for user in users] for t in tasks}
     history, labels = raw_history(corpus), corpus.dataset.labels
+    ceiling = lambda attr: attack(history, labels(attr)[users], None, seed, device)
     return {
         "tasks": tasks,
         "users": len(users),
         "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
         "prompt candidates": corpus.prompt_candidates,
         "popularity": {task: hits(ranks, seed) for task, ranks in popularity.items()},
-        "ceiling": {attr: attack(history, labels(attr)[users], None, seed) for attr in attrs},
+        "ceiling": {attr: ceiling(attr) for attr in attrs},
         "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
     }
 
@@ -116,7 +121,8 @@ def before_and_after(
     `discriminator` is None where it was no classifier; `held_out` (users,) is True where the adversary
     was not told the label.
     """
-    results = circumstances(corpus, tasks, [attr], seed)
+    device = next(model.parameters()).device
+    results = circumstances(corpus, tasks, [attr], seed, device)
     results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
     users = people_with(corpus, "test")
     labels = corpus.dataset.labels(attr)[users]
@@ -125,7 +131,8 @@ def before_and_after(
             results[when][task], states = measure(
                 model, corpus, task, [attr], given, seed, {attr: held_out}
             )
-        results["floor"][task] = {attr: floor(states, labels, None, seed, results["shuffles"])}
+        chance = floor(states, labels, None, seed, results["shuffles"], device)
+        results["floor"][task] = {attr: chance}
         if discriminator is not None:
             found = co_trained_auc(discriminator, states, labels, t)
             results["co-trained auc"][task] = {attr: found}
@@ -155,7 +162,8 @@ def combinations(
 
     Where people's labels of an attribute were held out, its floor is about these people.
     """
-    results = circumstances(corpus, tasks, attrs, seed)
+    device = next(model.parameters()).device
+    results = circumstances(corpus, tasks, attrs, seed, device)
     results |= {"before": {}, "floor": {}, "ways": []}
     users, about = people_with(corpus, "test"), {}
     for attr in attrs:
@@ -167,7 +175,7 @@ def combinations(
         results["floor"][task] = {}
         for attr, rows in about.items():
             labels = corpus.dataset.labels(attr)[users[rows]]
-            chance = floor(states[rows], labels, None, seed, results["shuffles"])
+            chance = floor(states[rows], labels, None, seed, results["shuffles"], device)
             results["floor"][task][attr] = chance
     for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
         say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")

@@ -623,6 +623,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def refuse_idle_flags(args: argparse.Namespace) -> None:
+    """Raises InputError for a flag that has no part in what is asked for."""
+    of_paper, what = {"tflops", "measure", "list"}, " ".join(args.what)
+    plain = vars(parse_args(args.what))
+    given = [name for name, value in vars(args).items() if value != plain[name]]
+    if what in ("results", "paper"):
+        idle = [name for name in given if what == "results" or name not in {*of_paper, "device"}]
+    else:
+        idle = [name for name in given if name in of_paper]
+    if idle:
+        where = "goes with paper alone" if idle[0] in of_paper else "changes nothing here"
+        raise InputError(f"{what} --{idle[0].replace('_', '-')}: {where}; leave it out")
+
+
 def asked(what: list[str], w: World) -> list[str]:
     """The keys of NEEDS that are asked for. Raises InputError where there is no such table or figure."""
     if what == ["all"]:
@@ -670,6 +684,7 @@ def world_of(args: argparse.Namespace, what: list[str]) -> World:
 def main(argv: list[str] | None = None) -> list[Path]:
     """What is asked for; returns the files that were written."""
     args = parse_args(argv)
+    refuse_idle_flags(args)
     if args.what == ["results"]:
         written = keep_records()
         write_atomically(Path("RESULTS.md"), results_markdown().encode())

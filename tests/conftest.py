@@ -1,5 +1,6 @@
 """What several tests use: a small world, a small random backbone, a miniature of each data set."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import checkpoints
 import datasets
 from data import TASKS, Tokenizer, train_tokenizer
 from model import T5, Llama, LlamaConfig, Prefix, T5Config, init_from_scratch
@@ -45,6 +47,12 @@ def random_llama(vocab_size: int, seed: int = 0, **more) -> Llama:
     model = Llama(LlamaConfig(vocab_size=vocab_size, **more))
     init_from_scratch(model, torch.Generator().manual_seed(seed))
     return model
+
+
+@pytest.fixture()
+def no_checkpoints(monkeypatch):
+    """For runs that have no folder: on a machine with much else to do a short training takes a minute too."""
+    monkeypatch.setattr(checkpoints, "EVERY", math.inf)
 
 
 @pytest.fixture()

@@ -190,6 +190,18 @@ def test_attack_is_deterministic(rng):
     assert attack(features, labels, None, 3) == attack(features, labels, None, 3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_attackers_on_a_gpu_are_the_same_up_to_rounding(rng):
+    labels = rng.integers(3, size=300)
+    features = rng.standard_normal((300, 8)).astype(np.float32)
+    features[np.arange(300), labels] += 1.0
+    here, there = (attack(features, labels, device=device) for device in ("cpu", "cuda"))
+    assert there["auc"] == pytest.approx(here["auc"], abs=5e-3)
+    assert there["by attacker"].keys() == here["by attacker"].keys()
+    chance = [floor(features, labels, shuffles=2, device=device) for device in ("cpu", "cuda")]
+    assert chance[1] == pytest.approx(chance[0], abs=5e-3)
+
+
 def test_leace_brings_the_linear_attacker_to_chance_and_not_the_other():
     """A planted direction is erased, an exclusive-or of two others is not linear and stays."""
     rng = np.random.default_rng(0)

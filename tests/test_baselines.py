@@ -52,6 +52,7 @@ from recommenders import (
     logistic_loss,
 )
 
+pytestmark = pytest.mark.usefixtures("no_checkpoints")
 N = 12  # items of the small models, and the number of their padding
 SEQUENCE_MODELS = [(SASRec, SASRecConfig), (BERT4Rec, BERT4RecConfig)]
 PAIR_MODELS = [(PMF, PMFConfig), (SimpleX, SimpleXConfig)]

@@ -28,6 +28,7 @@ from cfp import (
 from data import TASKS, collate, hold_out, training_example
 from model import NO_TOKEN
 
+pytestmark = pytest.mark.usefixtures("no_checkpoints")
 SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
 
 

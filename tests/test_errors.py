@@ -783,6 +783,10 @@ TABLE = [
      "--rows step,dance: there is no 'dance'; choose from step, batch, p5, scores, ranks, loading, bf16, "
      "growth, default"),
     ("benchmark.py --source 63", None, "--source 63: too small; 64 at least"),
+    ("reproduce.py all --list", None,
+     "all --list: goes with paper alone; leave it out"),
+    ("reproduce.py results --data ml-1m", None,
+     "results --data: changes nothing here; leave it out"),
     ("reproduce.py table 16", None,
      "table 16: there is table 1 to 15, figure N, all, results and paper"),
     ("reproduce.py figure 4", None,
@@ -818,7 +822,7 @@ TABLE = [
     (f"train.py --attr gender {SMALL} --seed 1", loss_is_no_number,
      "training went astray in step 1 at learning rate 0.0006 and 2e-05: the loss is nan, the length of "
      "its gradient nan; try a smaller rate (--help lists them)"),
-    (f"train.py --attr gender {SMALL} --epochs 40", collapsed,
+    (f"train.py --attr gender {SMALL} --epochs 40 --device cpu", collapsed,
      "CFP gender, batch 1: the discriminators' loss is 65.4 after their 3 steps at learning rate 0.005, a "
      "blind guess has 0.693: they have collapsed; try a smaller one"),
 ]

@@ -16,6 +16,7 @@ from data import TASKS, collate, training_example
 from mixer import Mixer, MixerConfig, as_prefix, as_tokens, concatenate, subsets
 from model import Prefix
 
+pytestmark = pytest.mark.usefixtures("no_checkpoints")
 KINDS = {"t5": random_t5, "llama": random_llama}
 SMALL_MIXER = MixerConfig(hidden=8, n_heads=2, dis_steps=3, epochs=1)
 

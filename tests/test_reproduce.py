@@ -703,6 +703,10 @@ def test_a_miniature_of_everything(tmp_path):
         ),
         ("all --quick --data ml-1m", "--quick is for the toy world"),
         ("paper --device tpu", "--device tpu: not to be had here"),
+        ("all --data toy --list", "all --list: goes with paper alone; leave it out"),
+        ("table 4 --tflops 100", "table 4 --tflops: goes with paper alone; leave it out"),
+        ("results --data ml-1m", "results --data: changes nothing here; leave it out"),
+        ("paper --at-once 2", "paper --at-once: changes nothing here; leave it out"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
