@@ -522,7 +522,8 @@ def results_markdown() -> str:
         parts.append(f"\n## {report.about(e)}\n\n{runs_markdown(known)}\n")
         for name in NEEDS:
             kind, number = name.split(" ")
-            if kind == "table" and any(x.ours for x in report.entries(int(number), e)):
+            about = e.data == "toy" or belongs(name, e.data)
+            if kind == "table" and about and any(x.ours for x in report.entries(int(number), e)):
                 parts.append("\n" + report.table_markdown(int(number), e))
             if kind == "figure" and figures.figure_points(number, e) and belongs(name, e.data):
                 parts.append("\n" + figures.figure_markdown(number, e))
