@@ -499,31 +499,10 @@ def main(argv: list[str] | None = None) -> dict:
     if args.label_holdout and not args.paper_schedule:
         history = marks_of(corpus.split.train, len(corpus.numbers))
         told = {attr: expected_labels(history, labels) for attr, labels in known.items()}
-    prefixes = {}
-    for attr in attrs:
-        if attr in results["cfp seconds"]:  # before it was interrupted
-            prefixes[attr] = load_prompt(run.folder, attr, cfg, model, frozen)
-            continue
-        before = None
-        if len(attrs) > 1:
-            before = trained_before(config, p5_folder, frozen, attr)
-        if before is not None:
-            prefixes[attr] = load_prompt(before, attr, cfg, model, frozen)
-            results["cfp seconds"][attr] = finished(before)[1]["cfp seconds"][attr]
-            results["cfp from"][attr] = str(before)
-            run.say(f"CFP for {attr}: reusing the one of {before}")
-            for kind in "cfp", "discriminator":
-                content = (before / f"{kind}-{attr}.safetensors").read_bytes()
-                write_atomically(run.folder / f"{kind}-{attr}.safetensors", content)
-            run.keep(results)
-            continue
-        began = run.seconds()
-        cfp, adversary = train_cfp(corpus, model, {attr: told[attr]}, tasks, cfg, args.seed, run)
-        prefixes[attr], results["cfp seconds"][attr] = cfp.frozen(), run.seconds() - began
-        save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict(), frozen)
-        discriminator = adversary[attr,][attr]
-        save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator.state_dict())
-        run.keep(results)
+    before = {}
+    if len(attrs) > 1:
+        before = {attr: trained_before(config, p5_folder, frozen, attr) for attr in attrs}
+    prefixes = train_prompts(corpus, model, told, tasks, cfg, args.seed, before, results, run)
 
     if len(attrs) == 1:
         (attr,) = attrs
@@ -558,6 +537,47 @@ def main(argv: list[str] | None = None) -> dict:
     run.say("\n" + table)
     run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
     return results
+
+
+def train_prompts(
+    corpus: Corpus,
+    model: Backbone,
+    labels: dict[str, np.ndarray],
+    tasks: list[str],
+    cfg: CFPConfig,
+    seed: int,
+    before: dict[str, Path | None],
+    results: dict,
+    run: Run,
+) -> dict[str, Prefix]:
+    """A prompt for each attribute: trained here and saved, or taken from where it has been trained.
+
+    That is this run's folder, where the run was interrupted, or the folder of another run, `before`.
+    """
+    prefixes, spent = {}, results["cfp seconds"]
+    for attr in labels:
+        if attr in spent:  # before it was interrupted
+            prefixes[attr] = load_prompt(run.folder, attr, cfg, model, run.frozen)
+            continue
+        folder = before.get(attr)
+        if folder is not None:
+            prefixes[attr] = load_prompt(folder, attr, cfg, model, run.frozen)
+            spent[attr] = finished(folder)[1]["cfp seconds"][attr]
+            results["cfp from"][attr] = str(folder)
+            run.say(f"CFP for {attr}: reusing the one of {folder}")
+            for kind in "cfp", "discriminator":
+                content = (folder / f"{kind}-{attr}.safetensors").read_bytes()
+                write_atomically(run.folder / f"{kind}-{attr}.safetensors", content)
+        else:
+            began = run.seconds()
+            cfp, adversary = train_cfp(corpus, model, {attr: labels[attr]}, tasks, cfg, seed, run)
+            prefixes[attr], spent[attr] = cfp.frozen(), run.seconds() - began
+            save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict(), run.frozen)
+            discriminator = adversary[attr,][attr]
+            path = run.folder / f"discriminator-{attr}.safetensors"
+            save_tensors(path, discriminator.state_dict())
+        run.keep(results)
+    return prefixes
 
 
 def combine(

@@ -378,7 +378,7 @@ def test_the_results_of_the_repository_are_what_its_records_say(monkeypatch):
             pytest.skip(f"{found.folder} was run with other settings than the present defaults")
     text = reproduce.results_markdown()
     assert Path("RESULTS.md").read_text() == text
-    # a table about the other half of the paper's data is in the toy world's section alone, which stands for both
+    # a table about the other half of the paper's data is in the toy world's section alone, which is for both
     sections = {part.split(",")[0]: part for part in text.split("\n## ")}
     tables = {data: "**Table 6" in sections[data] for data in ("toy world", "MovieLens-1M")}
     assert tables == {"toy world": True, "MovieLens-1M": False}
