@@ -747,6 +747,7 @@ def main(argv: list[str] | None = None) -> dict:
             fill(models[name], args.base / f"{name}.safetensors", base)
         save_tensors(path, models[name].state_dict())
         seconds = run.seconds() - began
+        run.say(f"{NAMES[name]}: measuring")
         states, scores = vectors_and_scores(models[name], corpus, "test", users)
         add(row_of(name, scores, states, (), seconds, m))
     if p5_folder is not None and not done("p5"):
@@ -762,11 +763,15 @@ def main(argv: list[str] | None = None) -> dict:
         fair.eval()
         # a prompt is trained for one combination, filters for any
         hiding = subsets(list(attrs)) if isinstance(fair, Filters) else [attrs]
-        behind = lambda hidden: vectors_and_scores(
-            model, corpus, "test", users, serving(fair, hidden)
-        )
-        vectors = {hidden: behind(hidden) for hidden in hiding}
-        add(*(row_of(name, scores, z, some, seconds, m) for some, (z, scores) in vectors.items()))
+        measured = []
+        for number, hidden in enumerate(hiding, 1):
+            run.say(
+                f"{NAMES[name]}: measuring {number} of {len(hiding)}, hiding {', '.join(hidden)}"
+            )
+            given = serving(fair, hidden)
+            states, scores = vectors_and_scores(model, corpus, "test", users, given)
+            measured.append(row_of(name, scores, states, hidden, seconds, m))
+        add(*measured)
     if p5_folder is not None and not done("cfp"):
         add(p5_row(p5_folder, "cfp", m))
     results["seconds"] = run.seconds()
