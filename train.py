@@ -499,9 +499,9 @@ def main(argv: list[str] | None = None) -> dict:
     if args.label_holdout and not args.paper_schedule:
         history = marks_of(corpus.split.train, len(corpus.numbers))
         told = {attr: expected_labels(history, labels) for attr, labels in known.items()}
-    before = {}
-    if len(attrs) > 1:
-        before = {attr: trained_before(config, p5_folder, frozen, attr) for attr in attrs}
+    before = lambda attr: (
+        trained_before(config, p5_folder, frozen, attr) if len(attrs) > 1 else None
+    )
     prefixes = train_prompts(corpus, model, told, tasks, cfg, args.seed, before, results, run)
 
     if len(attrs) == 1:
@@ -546,20 +546,21 @@ def train_prompts(
     tasks: list[str],
     cfg: CFPConfig,
     seed: int,
-    before: dict[str, Path | None],
+    before: Callable[[str], Path | None],
     results: dict,
     run: Run,
 ) -> dict[str, Prefix]:
     """A prompt for each attribute: trained here and saved, or taken from where it has been trained.
 
-    That is this run's folder, where the run was interrupted, or the folder of another run, `before`.
+    That is this run's folder, where the run was interrupted, or the folder of another run that `before`
+    finds; it is asked when the attribute's turn comes, for another run may have ended meanwhile.
     """
     prefixes, spent = {}, results["cfp seconds"]
     for attr in labels:
         if attr in spent:  # before it was interrupted
             prefixes[attr] = load_prompt(run.folder, attr, cfg, model, run.frozen)
             continue
-        folder = before.get(attr)
+        folder = before(attr)
         if folder is not None:
             prefixes[attr] = load_prompt(folder, attr, cfg, model, run.frozen)
             spent[attr] = finished(folder)[1]["cfp seconds"][attr]
