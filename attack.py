@@ -29,18 +29,21 @@ BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """P(score of a positive > score of a negative) + half P(equal), in [0, 1].
 
-    `scores` (users,), `positive` (users,) bool. `weights` (draws, users) counts every user that
+    `scores` (users,), `positive` (users,) bool. `weights` (users, draws) counts every user that
     often and gives one value per draw; NaN where a draw has no positives or no negatives.
     """
-    weights = np.ones((1, len(scores))) if weights is None else weights
+    weights = np.ones((len(scores), 1), np.int32) if weights is None else weights
     order = np.argsort(scores, kind="stable")
-    scores, weights, positive = scores[order], weights[:, order], positive[order]
-    starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])  # equal scores form one group
-    n_positive = np.add.reduceat(weights * positive, starts, axis=1)  # (draws, groups)
-    n_negative = np.add.reduceat(weights * ~positive, starts, axis=1)
-    below = np.cumsum(n_negative, axis=1) - n_negative
-    won = (n_positive * (below + 0.5 * n_negative)).sum(1)
-    pairs = n_positive.sum(1) * n_negative.sum(1)
+    scores, positives = scores[order], np.flatnonzero(positive[order])
+    weights = np.take(weights, order, axis=0)
+    up_to = np.cumsum(weights, axis=0, dtype=weights.dtype)  # (users, draws)
+    n_users, up_to = up_to[-1], np.concatenate([np.zeros_like(up_to[:1]), up_to])
+    starts, ends = (np.searchsorted(scores, scores[positives], side) for side in ("left", "right"))
+    drawn = weights[positives].astype(float)  # exact: all are whole numbers
+    n_positive = drawn.sum(0)
+    # a sum of mean ranks (Mann and Whitney 1947), less what the positives win among themselves
+    won = (drawn * (up_to[starts] + up_to[ends])).sum(0) / 2.0 - n_positive**2 / 2.0
+    pairs = n_positive * (n_users - n_positive)
     return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
 
 
@@ -107,7 +110,7 @@ def with_interval(scores: np.ndarray, labels: np.ndarray, rng: np.random.Generat
         # how often each user is drawn; NumPy's multinomial takes five times as long
         drawn = (first + rng.integers(n, size=(part, n))).ravel()
         counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
-        draws.append(macro_auc(scores, labels, counts))
+        draws.append(macro_auc(scores, labels, counts.T.astype(np.int32, order="C")))
     interval = np.nanquantile(draws, [0.025, 0.975])
     return [float(macro_auc(scores, labels)[0]), *map(float, interval)]
 

@@ -29,10 +29,9 @@ def test_auc_by_hand():
     )
     assert auc(scores, positive)[0] == pytest.approx(3.5 / 6)
     assert auc(-scores, positive)[0] == pytest.approx(2.5 / 6)
-    weights = np.array(
-        [[2, 0, 1, 0, 1], [0, 0, 1, 1, 1]]
-    )  # 0.8 twice against 0.4 and 0.9; no positive
-    assert auc(scores, positive, weights) == pytest.approx([0.5, np.nan], nan_ok=True)
+    # of two draws 0.8 twice against 0.4 and 0.9; no positive
+    draws = np.array([[2, 0, 1, 0, 1], [0, 0, 1, 1, 1]])
+    assert auc(scores, positive, draws.T) == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
 def test_macro_auc_by_hand():
