@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 import json
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from flags import at_least
 from model import Backbone, Prefix
 from p5 import open_run, to_hide
 from ranks import held_out_ranks, hits, popularity_ranks
+from runs import Run
 from surfaces import raw_history, user_states
 
 FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
@@ -156,33 +157,39 @@ def combinations(
     ways: list[Combined],
     held_out: dict[str, np.ndarray],
     seed: int,
-    say: Callable[[str], None],
-) -> dict:
-    """What results.json says of a run with several attributes: all are attacked behind every prefix.
+    results: dict,
+    run: Run,
+) -> None:
+    """Add to `results` what results.json says of a run with several attributes, all attacked behind
+    every prefix; what is there, from before the run was interrupted, is not measured again.
 
     Where people's labels of an attribute were held out, its floor is about these people.
     """
-    device = next(model.parameters()).device
-    results = circumstances(corpus, tasks, attrs, seed, device)
-    results |= {"before": {}, "floor": {}, "ways": []}
-    users, about = people_with(corpus, "test"), {}
-    for attr in attrs:
-        unseen = held_out[attr][users]
-        about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
-    results["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
-    for task in tasks:
-        results["before"][task], states = measure(model, corpus, task, attrs, None, seed, held_out)
-        results["floor"][task] = {}
-        for attr, rows in about.items():
-            labels = corpus.dataset.labels(attr)[users[rows]]
-            chance = floor(states[rows], labels, None, seed, results["shuffles"], device)
-            results["floor"][task][attr] = chance
+    users, device = people_with(corpus, "test"), next(model.parameters()).device
+    if "ways" not in results:
+        found = circumstances(corpus, tasks, attrs, seed, device) | {"before": {}, "floor": {}}
+        about = {}
+        for attr in attrs:
+            unseen = held_out[attr][users]
+            about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
+        found["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
+        for task in tasks:
+            row, states = measure(model, corpus, task, attrs, None, seed, held_out)
+            found["before"][task], found["floor"][task] = row, {}
+            for attr, rows in about.items():
+                labels = corpus.dataset.labels(attr)[users[rows]]
+                chance = floor(states[rows], labels, None, seed, found["shuffles"], device)
+                found["floor"][task][attr] = chance
+        results |= found | {"ways": []}
+        run.keep(results)
     for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
-        say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
+        if number <= len(results["ways"]):
+            continue
+        run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
         measured = lambda task: measure(model, corpus, task, attrs, prefix, seed, held_out)[0]
         row = {task: measured(task) for task in tasks}
         results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
-    return results
+        run.keep(results)
 
 
 def co_trained_auc(

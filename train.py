@@ -525,9 +525,9 @@ def main(argv: list[str] | None = None) -> dict:
         if not processes.first_goes_on():
             return {}
         (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
-        results |= evaluate.combinations(
+        evaluate.combinations(
             *(model, corpus, tasks, list(attrs), ways),
-            *({attr: labels < 0 for attr, labels in known.items()}, args.seed, run.say),
+            *({attr: labels < 0 for attr, labels in known.items()}, args.seed, results, run),
         )
         table = evaluate.combinations_table(results)
     results["seconds"] = run.seconds()

@@ -50,6 +50,7 @@ def what_is_left(folder: Path) -> dict[str, bytes]:
     found |= {"negatives": (folder / "run" / "negatives.npy").read_bytes()}
     results = json.loads((folder / "run" / "results.json").read_text())
     kept = {k: v for k, v in results.items() if "seconds" not in k}
+    kept["ways"] = [way | {"seconds": None} for way in results.get("ways", ())]
     return found | {"results": json.dumps(kept).encode()}
 
 
@@ -67,6 +68,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
         assert what_is_left(tmp_path / str(n)) == expected, death
         assert not list((tmp_path / str(n) / "run").glob("unfinished*"))
         assert "going on after step" in (tmp_path / str(n) / "run" / "log.txt").read_text()
+
+
+N_ROWS = 2 * (1 + 2 + 3)  # of two tasks: without a prompt, each prompt, each way to hide both
+
+
+def test_what_was_measured_of_several_attributes_is_not_measured_again(tmp_path, whole):
+    ways = json.loads((whole[0] / "run" / "results.json").read_text())["ways"]
+    assert 2 * (1 + len(ways)) == N_ROWS
+    assert len({way["direct"]["sum"] for way in ways}) == len(ways)  # no two are the same
+    for n in 2, 8, N_ROWS:
+        live_to_the_end(tmp_path / str(n), TINY, ("measuring", n))
+        assert what_is_left(tmp_path / str(n)) == what_is_left(whole[0])
+        said = (tmp_path / str(n) / "run" / "log.txt").read_text()
+        again = [k for k in range(1, len(ways) + 1) if said.count(f"measuring {k} of") > 1]
+        assert again == ([] if n == 2 else [n // 2 - 1])  # the one it was at
 
 
 TINY_BASELINE = "baselines.py --model {} --toy-users 60 --epochs 2 --check 1 --fair-epochs 2 "
