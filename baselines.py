@@ -98,6 +98,7 @@ TRAINING_FOR = {
     },
     "insurance": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
 }
+READ_INSURANCE = dict(dis_depths=(1, 3), dis_lr=1e-2)  # as P5's prompts there
 # The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
 # and prefix_len for the prompts.
 GAME_FOR = {
@@ -114,7 +115,16 @@ GAME_FOR = {
         "s-sas": dict(epochs=20, batch_size=256, lr=5e-3, lam=5.0, prefix_len=10),
         "s-b4": dict(epochs=20, batch_size=256, lr=5e-3, lam=10.0, prefix_len=10),
     },
-    "insurance": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
+    "insurance": {
+        "c-pmf": dict(epochs=20, batch_size=1024, lr=3e-3, **READ_INSURANCE),
+        "c-sx": dict(epochs=20, batch_size=1024, lr=3e-3, **READ_INSURANCE),
+        "s-sas": dict(
+            epochs=20, batch_size=1024, lr=5e-3, lam=10.0, prefix_len=10, **READ_INSURANCE
+        ),
+        "s-b4": dict(
+            epochs=20, batch_size=1024, lr=5e-3, lam=10.0, prefix_len=10, **READ_INSURANCE
+        ),
+    },
 }
 GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
 # Of the flags that not every model goes by, those that do; "all" goes by each.
