@@ -13,7 +13,7 @@ from typing import Iterable, NamedTuple
 import published
 from baselines import NAMES
 
-LETTERS = {"G": "gender", "A": "age", "O": "occupation", "M": "marital"}
+LETTERS = {"G": "gender", "A": "age", "M": "marital", "O": "occupation"}  # as the paper orders them
 HITS = "Hit@1", "Hit@3", "Hit@10"
 # Which prompts a table is about. # Paper silent: for tables 5, 6, 14 and 15; their Hit@k are near those
 # of tables 3, 3, 12 and 13.
@@ -94,7 +94,7 @@ def compare(ours: Summary, other: Summary, metric: str) -> int:
 
 
 def letters(attrs: Iterable[str]) -> str:
-    """G, A, O and M of these attributes, in this order."""
+    """G, A, M and O of these attributes, in this order."""
     return "".join(letter for letter, attr in LETTERS.items() if attr in attrs)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -44,6 +45,15 @@ def test_every_published_number_is_the_papers():
     first = {(str(c.table), *c[1:5]): f"{c.percent:.2f}" for c in cells}
     assert len(first) == len(cells) == 452  # no place twice
     assert first == second
+
+
+def test_a_run_finds_its_row_of_the_papers_table():
+    """What is hidden has the paper's letters in the paper's order, whatever the order of --attr."""
+    hidden = {cell.hidden for table in published.TABLES for cell in published.cells(table)}
+    assert {"", "M", "GAO", "MO", "AMO"} < hidden
+    for some in hidden:
+        attrs = [report.LETTERS[letter] for letter in some]
+        assert all(report.letters(names) == some for names in itertools.permutations(attrs)), some
 
 
 def test_what_is_said_of_the_papers_numbers_is_true():
