@@ -71,8 +71,8 @@ HERE = Path(__file__).parent
 # -------------------------------------------------------------------------------------------------
 
 # Minutes where no run of the kind is in runs/ yet, on an AMD EPYC. Of the toy world: whole runs with one
-# thread; "P5" comes on top for whoever trains the backbone. Of the others: a whole run, its P5 included,
-# on two cores (ml-100k: one). What is not here is not known.
+# thread; "P5" comes on top for whoever trains the backbone. Of the others: a whole run with one thread, its
+# P5 included. What is not here is not known.
 MINUTES = {
     "toy": {
         "P5": 0.7,
@@ -94,9 +94,19 @@ MINUTES = {
         "classifier probe": 0.1,
         "leace": 0.1,
     },
-    "ml-100k": {"prompt": 7.0},
-    "ml-1m": {"prompt": 36.0},
-    "insurance": {"prompt": 15.0},
+    "ml-100k": {"prompt": 7.0, "prompts": 20.0},
+    "ml-1m": {"prompt": 53.0, "prompts": 150.0, "c-sx, every attribute": 121.0},
+    "insurance": {
+        "prompt": 15.0,  # with two threads, of an earlier version
+        "prompts": 122.0,
+        "c-pmf, every attribute": 71.0,
+        "c-sx, every attribute": 54.0,
+        "attack": 1.1,
+        "s-sas and sasrec": 4.4,
+        "s-sas": 5.0,
+        "s-b4 and bert4rec": 8.3,
+        "s-b4": 6.8,
+    },
 }
 
 
