@@ -98,9 +98,9 @@ TRAINING_FOR = {
     },
     "insurance": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
 }
-READ_INSURANCE = dict(dis_depths=(1, 3), dis_lr=1e-2)  # as P5's prompts there
 # The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
-# and prefix_len for the prompts.
+# and prefix_len for the prompts. On Insurance the discriminators are those of P5's prompts.
+GAME_ON_INSURANCE = dict(epochs=20, batch_size=1024, dis_depths=(1, 3), dis_lr=1e-2)
 GAME_FOR = {
     "toy": {
         "c-pmf": dict(epochs=100, lr=3e-3, lam=2.0),
@@ -116,14 +116,10 @@ GAME_FOR = {
         "s-b4": dict(epochs=20, batch_size=256, lr=5e-3, lam=10.0, prefix_len=10),
     },
     "insurance": {
-        "c-pmf": dict(epochs=20, batch_size=1024, lr=3e-3, **READ_INSURANCE),
-        "c-sx": dict(epochs=20, batch_size=1024, lr=3e-3, **READ_INSURANCE),
-        "s-sas": dict(
-            epochs=20, batch_size=1024, lr=5e-3, lam=10.0, prefix_len=10, **READ_INSURANCE
-        ),
-        "s-b4": dict(
-            epochs=20, batch_size=1024, lr=5e-3, lam=10.0, prefix_len=10, **READ_INSURANCE
-        ),
+        "c-pmf": dict(lr=3e-3, **GAME_ON_INSURANCE),
+        "c-sx": dict(lr=3e-3, **GAME_ON_INSURANCE),
+        "s-sas": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
+        "s-b4": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
     },
 }
 GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"

@@ -182,9 +182,8 @@ def combinations(
                 found["floor"][task][attr] = chance
         results |= found | {"ways": []}
         run.keep(results)
-    for number, (hidden, how, seconds, prefix) in enumerate(ways, 1):
-        if number <= len(results["ways"]):
-            continue
+    done = len(results["ways"])
+    for number, (hidden, how, seconds, prefix) in enumerate(ways[done:], done + 1):
         run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
         measured = lambda task: measure(model, corpus, task, attrs, prefix, seed, held_out)[0]
         row = {task: measured(task) for task in tasks}
