@@ -71,28 +71,28 @@ HERE = Path(__file__).parent
 # -------------------------------------------------------------------------------------------------
 
 # Minutes where no run of the kind is in runs/ yet, on an AMD EPYC. Of the toy world: whole runs with one
-# thread; "P5" comes on top for whoever trains the backbone. Of the others: a whole run with one thread, its
-# P5 included. What is not here is not known.
+# thread, on one of two cores of 65 GFLOP/s; "P5" comes on top for whoever trains the backbone. Of the
+# others: a whole run with one thread, its P5 included. What is not here is not known.
 MINUTES = {
     "toy": {
-        "P5": 0.7,
-        "prompts": 9.5,
-        "prompts of a Llama": 10.1,
-        "prompt": 1.7,
-        "prompt against a soft one": 3.8,
-        "c-pmf, every attribute": 7.0,
-        "c-sx, every attribute": 7.0,
-        "c-pmf": 0.6,
-        "c-sx": 0.6,
-        "s-sas and sasrec": 1.3,
-        "s-sas": 1.2,
-        "s-b4 and bert4rec": 2.2,
-        "s-b4": 1.6,
+        "P5": 1.1,
+        "prompts": 14.0,
+        "prompts of a Llama": 14.0,
+        "prompt": 2.1,
+        "prompt against a soft one": 6.1,
+        "c-pmf, every attribute": 10.2,
+        "c-sx, every attribute": 11.7,
+        "c-pmf": 0.8,
+        "c-sx": 0.9,
+        "s-sas and sasrec": 1.7,
+        "s-sas": 1.5,
+        "s-b4 and bert4rec": 3.1,
+        "s-b4": 2.3,
         "trivial": 0.1,
-        "manual probe": 0.6,
+        "manual probe": 0.7,
         "soft probe": 0.5,
         "classifier probe": 0.1,
-        "leace": 0.1,
+        "leace": 0.2,
     },
     "ml-100k": {"prompt": 7.0, "prompts": 20.0},
     "ml-1m": {"prompt": 53.0, "prompts": 150.0, "c-sx, every attribute": 121.0},
