@@ -716,15 +716,51 @@ def main(argv: list[str] | None = None) -> dict:
     train.describe(dataset, attrs, P5Config(), run)
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     train.save_negatives(run.folder / "negatives.npy", corpus.negatives)
-    data = interactions_of(corpus, device)
     p5_folder = p5_run(corpus, attrs[0], args, run) if args.model == "all" else None
 
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
     results |= circumstances(corpus, list(TASKS), list(attrs), args.seed, device) | {"rows": []}
     results |= run.so_far()
-    users, rows = people_with(corpus, "test"), results["rows"]
+    train_and_measure(
+        corpus,
+        known,
+        cfgs,
+        games,
+        args.model in ("lookup", "all"),
+        args.base,
+        p5_folder,
+        results,
+        run,
+    )
+    results["seconds"] = run.seconds()
+    run.finish(results)
+    forget(run)
+    run.say("\n" + table(results))
+    run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
+    return results
+
+
+def train_and_measure(
+    corpus: Corpus,
+    known: dict[str, np.ndarray],
+    cfgs: dict[str, object],
+    games: dict[str, CFPConfig],
+    with_lookup: bool,
+    base: Path | None,
+    p5_folder: Path | None,
+    results: dict,
+    run: Run,
+) -> None:
+    """Fill `results["rows"]`, a model after the other; what an interrupted run left there is not done anew.
+
+    The recommenders of `cfgs` are trained, or taken from the run `base`, then the fair versions of `games`
+    are made against adversaries that are told `known`. `p5_folder` is the run of P5's rows, None for none.
+    """
+    rows, attrs, seed = results["rows"], list(known), results["seed"]
+    device = torch.device(run.config["device"])
+    data, users = interactions_of(corpus, device), people_with(corpus, "test")
     unknown = {attr: labels < 0 for attr, labels in known.items()}
-    m = Measured(corpus, users, list(attrs), unknown, args.seed, results["shuffles"], device)
+    m = Measured(corpus, users, attrs, unknown, seed, results["shuffles"], device)
 
     def add(*some: dict) -> None:
         rows.extend(some)
@@ -736,21 +772,21 @@ def main(argv: list[str] | None = None) -> dict:
     if not done("popularity"):
         counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
         add(row_of("popularity", counts, None, (), 0.0, m))
-    if args.model in ("lookup", "all") and not done("lookup"):
+    if with_lookup and not done("lookup"):
         add(row_of("lookup", lookup(corpus, "test", users), None, (), 0.0, m))
     models = {}
     for name, cfg in cfgs.items():
         began, path = run.seconds(), run.folder / f"{name}.safetensors"
-        torch.manual_seed(args.seed)
+        torch.manual_seed(seed)
         models[name] = RECOMMENDERS[name][0](cfg, len(data.seen), data.seen.shape[1]).to(device)
         if done(name):
             fill(models[name], path, load_tensors(path))
             continue
-        if args.base is None:
-            train_recommender(corpus, data, models[name], name, args.seed, run)
+        if base is None:
+            train_recommender(corpus, data, models[name], name, seed, run)
         else:
-            base = base_weights(args.base, name, config)
-            fill(models[name], args.base / f"{name}.safetensors", base)
+            weights = base_weights(base, name, run.config)
+            fill(models[name], base / f"{name}.safetensors", weights)
         save_tensors(path, models[name].state_dict())
         seconds = run.seconds() - began
         run.say(f"{NAMES[name]}: measuring")
@@ -762,13 +798,13 @@ def main(argv: list[str] | None = None) -> dict:
         if done(name):
             continue
         began, model = run.seconds(), copy.deepcopy(models[FAIR[name]])
-        fair = make_fair(corpus, data, model, known, cfg, name, args.seed, run)
+        fair = make_fair(corpus, data, model, known, cfg, name, seed, run)
         both = nn.ModuleDict({"fair": fair, "recommender": model})
         save_tensors(run.folder / f"{name}.safetensors", both.state_dict())
         seconds = run.seconds() - began
         fair.eval()
         # a prompt is trained for one combination, filters for any
-        hiding = subsets(list(attrs)) if isinstance(fair, Filters) else [attrs]
+        hiding = subsets(attrs) if isinstance(fair, Filters) else [tuple(attrs)]
         measured = []
         for number, hidden in enumerate(hiding, 1):
             run.say(
@@ -780,12 +816,6 @@ def main(argv: list[str] | None = None) -> dict:
         add(*measured)
     if p5_folder is not None and not done("cfp"):
         add(p5_row(p5_folder, "cfp", m))
-    results["seconds"] = run.seconds()
-    run.finish(results)
-    forget(run)
-    run.say("\n" + table(results))
-    run.say(f"\n{minutes(run.seconds())} in all; everything is in {run.folder}")
-    return results
 
 
 def base_weights(folder: Path, name: str, config: dict) -> dict:
