@@ -216,22 +216,23 @@ def draw_soft(plt, name: str, e: Evidence):
     """Figure 10: what a soft probing prompt and a classifier read where the prefix hid from the former."""
     points = figure_points(name, e)
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    colour_of = dict(zip(dict.fromkeys(p.series for p in points), COLOURS))
-    for place, series in enumerate(colour_of):
+    letter = "M" if e.data == "insurance" else "G"
+    alone = {
+        "soft probing prompt": (8, "soft"),
+        "classifier, sequential prompts": (9, "classifier"),
+    }
+    for place, series in enumerate(dict.fromkeys(p.series for p in points)):
         curve = sorted((p for p in points if p.series == series), key=lambda p: p.x)
         values = [percent(p.values["AUC"]) for p in curve]
         ends = [[end[side][0] for _, end in values] for side in (0, 1)]
         # beside one another, so that the intervals can be told apart
         x = [p.x + 0.35 * (place - 1) for p in curve]
-        style = dict(color=colour_of[series], marker=MARKERS[place], capsize=3, lw=1.6, ms=6)
+        style = dict(color=COLOURS[place], marker=MARKERS[place], capsize=3, lw=1.6, ms=6)
         axes.errorbar(x, [value for value, _ in values], ends, label=series, **style)
-    letter = "M" if e.data == "insurance" else "G"
-    read_by = "soft probing prompt", "classifier, sequential prompts"
-    for series, (table, model) in zip(read_by, ((8, "soft"), (9, "classifier"))):
-        bare = e.of(table, model, "", letter)
-        if bare is not None and series in colour_of:
-            style = dict(color=colour_of[series], ls="--", lw=1, label=f"{series}, P5 alone")
-            axes.axhline(bare.mean, **style)
+        bare = e.of(*alone[series], "", letter) if series in alone else None
+        if bare is not None:
+            label = f"{series}, P5 alone"
+            axes.axhline(bare.mean, color=COLOURS[place], ls="--", lw=1, label=label)
     axes.axhline(50, color="black", lw=0.8)
     ticks = sorted({p.x for p in points})
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
