@@ -42,7 +42,7 @@ from cfp import (
 )
 from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, marks_of, met_before, people_with
-from datasets import Dataset, ToyConfig, fingerprint, load_dataset
+from datasets import ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
 from files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
 from flags import at_least, command_to_resume, config_of, pick_device, rate, settings
@@ -471,15 +471,11 @@ def fits(folder: Path, wanted: dict) -> bool:
     return same and config["p5"]["prompt_candidates"] == 0
 
 
-def wanted_of(dataset: Dataset, attr: str, seed: int) -> dict:
-    """What config.json of a run of train.py must say for its rows to stand beside those of this command."""
-    about = {"data fingerprint": fingerprint(dataset), "attrs": [attr], "tasks": TASKS}
-    return about | {"seed": seed, "label holdout": 0.0}
-
-
 def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Path:
     """The folder of a finished run of train.py on the same data, or of one that is started here."""
-    wanted = wanted_of(corpus.dataset, attr, args.seed)
+    # what its config.json must say for its rows to stand beside those of this command
+    wanted = {"data fingerprint": fingerprint(corpus.dataset), "attrs": [attr], "tasks": TASKS}
+    wanted |= {"seed": args.seed, "label holdout": 0.0}
     if args.run is not None:
         if not fits(args.run, wanted):
             raise InputError(
@@ -494,10 +490,10 @@ def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Pat
     wanted |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
     wanted |= {"backbone": "tiny", "dtype": "fp32"}
 
-    def found() -> list[Path]:
+    def found() -> Path | None:
         runs = [Path("runs") / name, *sorted(Path("runs").glob(f"{name}-[0-9]*"))]
-        done = [folder for folder in runs if (folder / "results.json").exists()]
-        return [folder for folder in done if usable(folder)]
+        done = (folder for folder in runs if (folder / "results.json").exists())
+        return next((folder for folder in done if usable(folder)), None)
 
     def usable(folder: Path) -> bool:
         try:
@@ -505,15 +501,17 @@ def p5_run(corpus: Corpus, attr: str, args: argparse.Namespace, run: Run) -> Pat
         except InputError:  # of an older version, and nobody asked for it
             return False
 
-    if not found():
+    folder = found()
+    if folder is None:
         run.say("P5 and CFP: training them with train.py")
         argv = ["--attr", attr, "--data", args.data, "--seed", str(args.seed)]
         argv += ["--device", args.device]
         argv += [] if args.data_dir is None else ["--data-dir", str(args.data_dir)]
         argv += ["--toy-users", str(args.toy_users)] if args.data == "toy" else []
         train.main(argv)
-    run.say(f"P5 and CFP: taking those of {found()[0]}")
-    return found()[0]
+        folder = found()
+    run.say(f"P5 and CFP: taking those of {folder}")
+    return folder
 
 
 def table(results: dict) -> str:
@@ -721,17 +719,7 @@ def main(argv: list[str] | None = None) -> dict:
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
     results |= circumstances(corpus, list(TASKS), list(attrs), args.seed, device) | {"rows": []}
     results |= run.so_far()
-    train_and_measure(
-        corpus,
-        known,
-        cfgs,
-        games,
-        args.model in ("lookup", "all"),
-        args.base,
-        p5_folder,
-        results,
-        run,
-    )
+    train_and_measure(corpus, known, cfgs, games, p5_folder, args, results, run)
     results["seconds"] = run.seconds()
     run.finish(results)
     forget(run)
@@ -745,18 +733,17 @@ def train_and_measure(
     known: dict[str, np.ndarray],
     cfgs: dict[str, object],
     games: dict[str, CFPConfig],
-    with_lookup: bool,
-    base: Path | None,
     p5_folder: Path | None,
+    args: argparse.Namespace,
     results: dict,
     run: Run,
 ) -> None:
     """Fill `results["rows"]`, a model after the other; what an interrupted run left there is not done anew.
 
-    The recommenders of `cfgs` are trained, or taken from the run `base`, then the fair versions of `games`
+    The recommenders of `cfgs` are trained, or taken from the run --base, then the fair versions of `games`
     are made against adversaries that are told `known`. `p5_folder` is the run of P5's rows, None for none.
     """
-    rows, attrs, seed = results["rows"], list(known), results["seed"]
+    rows, attrs, seed = results["rows"], list(known), args.seed
     device = torch.device(run.config["device"])
     data, users = interactions_of(corpus, device), people_with(corpus, "test")
     unknown = {attr: labels < 0 for attr, labels in known.items()}
@@ -772,7 +759,7 @@ def train_and_measure(
     if not done("popularity"):
         counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
         add(row_of("popularity", counts, None, (), 0.0, m))
-    if with_lookup and not done("lookup"):
+    if args.model in ("lookup", "all") and not done("lookup"):
         add(row_of("lookup", lookup(corpus, "test", users), None, (), 0.0, m))
     models = {}
     for name, cfg in cfgs.items():
@@ -782,11 +769,11 @@ def train_and_measure(
         if done(name):
             fill(models[name], path, load_tensors(path))
             continue
-        if base is None:
+        if args.base is None:
             train_recommender(corpus, data, models[name], name, seed, run)
         else:
-            weights = base_weights(base, name, run.config)
-            fill(models[name], base / f"{name}.safetensors", weights)
+            weights = base_weights(args.base, name, run.config)
+            fill(models[name], args.base / f"{name}.safetensors", weights)
         save_tensors(path, models[name].state_dict())
         seconds = run.seconds() - began
         run.say(f"{NAMES[name]}: measuring")
