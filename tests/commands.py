@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 from functools import cache
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Callable
 
@@ -41,12 +42,23 @@ def server():
     return context
 
 
-def fork(target: Callable, *args) -> multiprocessing.process.BaseProcess:
+def fork(target: Callable, *args) -> BaseProcess:
     """A process that does this with everything imported, and is at work."""
     with LOCK:  # of threads that begin one each, the first starts the server
         process = server().Process(target=target, args=args, daemon=True)
         process.start()
     return process
+
+
+def exit_code(process: BaseProcess, seconds: float | None = None) -> int | None:
+    """What the process ended with; None where it is still at work after that many seconds.
+
+    Whoever starts a process asks after all the others too, and an exit code can be read only once: of two
+    threads that read it at one time the second gets 255. So neither is done while another thread is at it.
+    """
+    connection.wait([process.sentinel], seconds)
+    with LOCK:
+        return process.exitcode
 
 
 def begin(
@@ -62,11 +74,11 @@ def begin(
     process = fork(be_script, words, folder, said)
 
     def wait() -> subprocess.CompletedProcess:
-        process.join(seconds)
-        if process.exitcode is None:
+        code = exit_code(process, seconds)
+        if code is None:
             process.kill()
             raise subprocess.TimeoutExpired(words, seconds)
-        return subprocess.CompletedProcess(words, process.exitcode, *(p.read_text() for p in said))
+        return subprocess.CompletedProcess(words, code, *(p.read_text() for p in said))
 
     return wait
 

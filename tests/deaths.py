@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from commands import fork, settle
+from commands import exit_code, fork, settle
 
 import baselines
 import evaluate
@@ -23,24 +23,27 @@ def live(folder: Path, flags: str, death: Death | None = None) -> tuple[int, flo
     """(exit code, seconds) of a run in this folder."""
     began = time.monotonic()
     process = fork(be_run, folder, flags.split(), death)
-    process.join(death[1] if death and death[0] == "at" else 300)
-    if process.exitcode is None:
+    code = exit_code(process, death[1] if death and death[0] == "at" else 300)
+    if code is None:
         process.kill()
-        process.join()
-    return process.exitcode, time.monotonic() - began
+        code = exit_code(process)
+    return code, time.monotonic() - began
 
 
 def live_to_the_end(folder: Path, flags: str, death: Death) -> None:
     """A run that dies and is begun again as the README says, until it ends."""
     ended = live(folder, flags, death)[0]  # 0 where a moment comes too late
     said = folder / "out.txt"
-    assert ended == -signal.SIGKILL or (death[0], ended) == ("at", 0), said.read_text()
+    assert ended == -signal.SIGKILL or (death[0], ended) == (
+        "at",
+        0,
+    ), f"{ended}: {said.read_text()}"
     if ended == 0:
         return
     script = "baselines.py " if flags.startswith("baselines.py") else ""
     begun = (folder / "run" / "config.json").exists()
     code, _ = live(folder, f"{script}--resume run" if begun else flags)
-    assert code == 0, said.read_text()
+    assert code == 0, f"{code}: {said.read_text()}"
 
 
 def be_run(folder: Path, flags: list[str], death: Death | None) -> None:

@@ -60,9 +60,8 @@ N_STEPS = 4 + 4 + 4 + 2 + 4  # P5, two prompts, the mixer, one prompt from scrat
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
     """In each kind of training, and once with the checkpoint half written."""
     expected = what_is_left(whole[0])
-    assert (
-        len(expected) == 1 + 4 + 1 + 1 + 2
-    )  # backbone; prompts, discriminators; mixer; scratch; ..
+    # backbone; prompts and discriminators; mixer; from scratch; negatives and results
+    assert len(expected) == 1 + 4 + 1 + 1 + 2
     for n, death in enumerate([("after", 3), ("within", 7), ("after", 13), ("after", 16)]):
         live_to_the_end(tmp_path / str(n), TINY, death)
         assert what_is_left(tmp_path / str(n)) == expected, death
