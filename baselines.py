@@ -32,6 +32,7 @@ from torch import nn
 
 import train
 from attack import attack, floor
+from baseline_flags import FAIR, FILTERED, NAMES, RECOMMENDERS, configs, parse_args
 from cfp import (
     CFPConfig,
     Discriminator,
@@ -45,93 +46,17 @@ from data import TASKS, Corpus, hold_out, marks_of, met_before, people_with
 from datasets import ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
 from files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
-from flags import at_least, command_to_resume, config_of, pick_device, rate, settings
+from flags import command_to_resume, pick_device, settings
 from flags import parse_args as train_args
 from mixer import subsets
 from p5 import P5Config, finished, make_corpus, open_run, read_attrs
 from ranks import candidate_ranks, held_out_ranks, hits, ndcg_at, popularity, rank_of_first
-from recommenders import (
-    PMF,
-    BERT4Rec,
-    BERT4RecConfig,
-    Filters,
-    Interactions,
-    PMFConfig,
-    Prompt,
-    SASRec,
-    SASRecConfig,
-    SimpleX,
-    SimpleXConfig,
-)
+from recommenders import PMF, BERT4Rec, Filters, Interactions, Prompt, SASRec, SimpleX
 from runs import Run, minutes
 from surfaces import surfaces, unmet
 
 Recommender = PMF | SimpleX | SASRec | BERT4Rec
 Fair = Filters | Prompt
-RECOMMENDERS = {
-    "pmf": (PMF, PMFConfig),
-    "simplex": (SimpleX, SimpleXConfig),
-    "sasrec": (SASRec, SASRecConfig),
-    "bert4rec": (BERT4Rec, BERT4RecConfig),
-}
-FAIR = {"c-pmf": "pmf", "c-sx": "simplex", "s-sas": "sasrec", "s-b4": "bert4rec"}
-FILTERED = "c-pmf", "c-sx"  # made fair by filters on the user vector, the others by a prompt
-TRIVIAL = "popularity", "lookup"
-NAMES = {"popularity": "popularity", "lookup": "lookup", "p5": "P5", "cfp": "P5 + CFP"}
-NAMES |= {"pmf": "PMF", "simplex": "SimpleX", "sasrec": "SASRec", "bert4rec": "BERT4Rec"}
-NAMES |= {"c-pmf": "C-PMF", "c-sx": "C-SX", "s-sas": "S-SAS", "s-b4": "S-B4"}
-
-# What a data set wants changed in the defaults; a flag on the command line goes before it.
-TRAINING_FOR = {
-    "toy": {
-        "pmf": dict(lr=3e-3, l2=0.03, epochs=60, patience=6),
-        "simplex": dict(lr=3e-3, margin=0.7, gate=0.8, epochs=60, patience=6),
-        "sasrec": dict(lr=2e-3, batch_size=64, epochs=60, patience=5),
-        "bert4rec": dict(lr=3e-3, batch_size=64, epochs=40, patience=8),
-    },
-    "ml-100k": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
-    "ml-1m": {
-        "pmf": dict(batch_size=8192),
-        "simplex": dict(margin=0.7, gate=0.8, epochs=40),
-        "sasrec": dict(epochs=200, check=5, patience=8),
-        "bert4rec": dict(batch_size=64, epochs=130, check=5, patience=100),
-    },
-    "insurance": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
-}
-# The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
-# and prefix_len for the prompts. On Insurance the discriminators are those of P5's prompts.
-GAME_ON_INSURANCE = dict(epochs=20, batch_size=1024, dis_depths=(1, 3), dis_lr=1e-2)
-GAME_FOR = {
-    "toy": {
-        "c-pmf": dict(epochs=100, lr=3e-3, lam=2.0),
-        "c-sx": dict(epochs=100, lr=3e-3, lam=0.5),
-        "s-sas": dict(epochs=65, lr=5e-3, lam=1.0, prefix_len=10),
-        "s-b4": dict(epochs=65, lr=5e-3, lam=5.0, prefix_len=10),
-    },
-    "ml-100k": {"c-pmf": {}, "c-sx": {}, "s-sas": {}, "s-b4": {}},
-    "ml-1m": {
-        "c-pmf": dict(epochs=80, batch_size=256, lr=3e-3, lam=2.0),
-        "c-sx": dict(epochs=80, batch_size=256, lr=3e-3, lam=0.5),
-        "s-sas": dict(epochs=20, batch_size=256, lr=5e-3, lam=5.0, prefix_len=10),
-        "s-b4": dict(epochs=20, batch_size=256, lr=5e-3, lam=10.0, prefix_len=10),
-    },
-    "insurance": {
-        "c-pmf": dict(lr=3e-3, **GAME_ON_INSURANCE),
-        "c-sx": dict(lr=3e-3, **GAME_ON_INSURANCE),
-        "s-sas": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
-        "s-b4": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
-    },
-}
-GAME_FLAGS = "lam", "fair_epochs", "fair_batch_size", "fair_lr", "dis_lr", "dis_steps", "prefix_len"
-# Of the flags that not every model goes by, those that do; "all" goes by each.
-USED_BY = {
-    "objective": ("pmf", "c-pmf"),
-    **dict.fromkeys(("base", "epochs", "batch_size", "lr", "d"), (*RECOMMENDERS, *FAIR)),
-    **dict.fromkeys(("check", "patience"), (*RECOMMENDERS, *FAIR)),
-    **dict.fromkeys(GAME_FLAGS, tuple(FAIR)),
-    "prefix_len": ("s-sas", "s-b4"),
-    "run": (),
-}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -569,122 +494,16 @@ def table(results: dict) -> str:
 # -------------------------------------------------------------------------------------------------
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train the baselines of the paper, measure them as train.py measures its own.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    models = [*TRIVIAL, *RECOMMENDERS, *FAIR, "all"]
-    add(
-        "--model", required=True, choices=models, help="a fair one comes with the one it is made of"
-    )
-    add(
-        "--attr",
-        default="gender",
-        help="what is attacked, and hidden: gender (default), or several",
-    )
-    add(
-        "--data",
-        default="toy",
-        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
-    )
-    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
-    add("--seed", type=at_least(0), default=0, help="of data, weights, negatives, attackers (0)")
-    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
-    add(
-        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
-    )
-    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
-    add(
-        "--base",
-        type=Path,
-        help="run of this command whose recommenders are made fair, not trained anew",
-    )
-    add(
-        "--resume",
-        metavar="RUN",
-        help="go on with the interrupted run in this folder, alone and from where it was begun",
-    )
-    add("--run", type=Path, help="with --model all: run of train.py for the rows of P5 and CFP")
-    group = parser.add_argument_group(
-        "training", "default: what suits the model and the data, see the run's config.json"
-    )
-    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add("--objective", choices=["logistic", "bpr"], help="of PMF (logistic)")
-    add("--epochs", type=at_least(1), help="passes of a recommender's training, at most")
-    add("--batch-size", type=at_least(1), help="interactions, or users for SASRec and BERT4Rec")
-    add("--lr", type=rate, help="learning rate of a recommender")
-    add("--d", type=at_least(1), help="width of its vectors")
-    add("--check", type=at_least(1), help="epochs between two looks at the validation items")
-    add("--patience", type=at_least(1), help="looks without a gain after which it ends")
-    group = parser.add_argument_group("the fair versions' game")
-    add = functools.partial(group.add_argument, default=argparse.SUPPRESS)
-    add(
-        "--lam", type=rate, help="weight of the discriminators' mean loss against the mean own loss"
-    )
-    add(
-        "--fair-epochs",
-        type=at_least(1),
-        help="passes over the users, for each choice of attributes",
-    )
-    add("--fair-batch-size", type=at_least(2), help="users per batch")
-    add("--fair-lr", type=rate, help="learning rate of filters or prompt")
-    add("--dis-lr", type=rate, help="learning rate of the discriminators")
-    add("--dis-steps", type=at_least(1), help="their steps after each one of the other player")
-    add("--prefix-len", type=at_least(0), help="vectors of a prompt in each layer")
-    return parser.parse_args(argv)
-
-
-def configs(args: argparse.Namespace) -> tuple[dict[str, object], dict[str, CFPConfig]]:
-    """The settings of every recommender and of every fair version's game that a command is about."""
-    fair_names = (
-        list(FAIR) if args.model == "all" else [name for name in FAIR if name == args.model]
-    )
-    needed = {FAIR[name] for name in fair_names} | {args.model}
-    names = [name for name in RECOMMENDERS if name in needed]
-    preset = args.data if args.data in TRAINING_FOR else "ml-100k"
-    cfgs = {
-        name: config_of(RECOMMENDERS[name][1], TRAINING_FOR[preset][name], args) for name in names
-    }
-    game = argparse.Namespace(
-        **{k.removeprefix("fair_"): v for k, v in vars(args).items() if k in GAME_FLAGS}
-    )
-    games = {name: config_of(CFPConfig, GAME_FOR[preset][name], game) for name in fair_names}
-    return cfgs, games
-
-
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
     given = list(sys.argv[1:] if argv is None else argv)
     given, resume = command_to_resume(given, "baselines.py")
     args = parse_args(given)
     device, attrs = pick_device(args.device), read_attrs(args.attr, "--attr")
-    if args.model == "all" and len(attrs) > 1:
-        raise InputError(
-            f"--model all --attr {args.attr}: its rows are about one attribute; name one"
-        )
-    for flag, models in USED_BY.items():
-        if getattr(args, flag, None) is not None and args.model not in (*models, "all"):
-            raise InputError(
-                f"--{flag.replace('_', '-')}: --model {args.model} does not go by it; leave it out, or "
-                f"choose --model {', '.join((*models, 'all'))}"
-            )
-    toy_cfg = ToyConfig(args.toy_users)
-    if args.data != "toy" and toy_cfg != ToyConfig():
-        raise InputError(f"--data {args.data}: --toy-users is for toy; leave it out")
-    dataset = load_dataset(args.data, args.data_dir, args.seed, toy_cfg)
+    cfgs, games = configs(args, attrs)
+    dataset = load_dataset(args.data, args.data_dir, args.seed, ToyConfig(args.toy_users))
     known = {attr: hold_out(dataset, attr, 0.0, args.seed) for attr in attrs}
     train.enough_to_attack(dataset, known, args.model in (*FILTERED, "all"))
-    cfgs, games = configs(args)
-    names = list(cfgs)
-    for name, cfg in cfgs.items():
-        if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
-            raise InputError(
-                f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads; choose one"
-            )
-        if cfg.batch_size < 2 and games.keys() & set(FILTERED):
-            raise InputError("--batch-size 1: the filters' BatchNorm compares users; 2 at least")
     train.enough_for_tables(dataset)
     for name, cfg in cfgs.items():
         with torch.device("meta"):  # shapes without memory
@@ -707,7 +526,7 @@ def main(argv: list[str] | None = None) -> dict:
     # what is named is looked at before anything is written or trained
     if args.run is not None:
         p5_run(make_corpus(dataset, None, P5Config(), args.seed), attrs[0], args, None)
-    for name in names if args.base is not None else ():
+    for name in cfgs if args.base is not None else ():
         base_weights(args.base, name, config)
     name = f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}"
     run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
@@ -753,8 +572,8 @@ def train_and_measure(
         rows.extend(some)
         run.keep(results)
 
-    def done(name: str) -> bool:  # before it was interrupted
-        return any(row["model"] == name for row in rows)
+    def done(name: str) -> list[dict]:  # before it was interrupted
+        return [row for row in rows if row["model"] == name]
 
     if not done("popularity"):
         counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
@@ -782,25 +601,26 @@ def train_and_measure(
     if p5_folder is not None and not done("p5"):
         add(p5_row(p5_folder, "p5", m))
     for name, cfg in games.items():
-        if done(name):
+        # a prompt is trained for one combination, filters for any
+        hiding = subsets(attrs) if name in FILTERED else [tuple(attrs)]
+        before = done(name)
+        if len(before) == len(hiding):
             continue
         began, model = run.seconds(), copy.deepcopy(models[FAIR[name]])
         fair = make_fair(corpus, data, model, known, cfg, name, seed, run)
         both = nn.ModuleDict({"fair": fair, "recommender": model})
         save_tensors(run.folder / f"{name}.safetensors", both.state_dict())
-        seconds = run.seconds() - began
+        seconds = before[0]["seconds"] if before else run.seconds() - began
         fair.eval()
-        # a prompt is trained for one combination, filters for any
-        hiding = subsets(attrs) if isinstance(fair, Filters) else [tuple(attrs)]
-        measured = []
         for number, hidden in enumerate(hiding, 1):
+            if number <= len(before):
+                continue
             run.say(
                 f"{NAMES[name]}: measuring {number} of {len(hiding)}, hiding {', '.join(hidden)}"
             )
             given = serving(fair, hidden)
             states, scores = vectors_and_scores(model, corpus, "test", users, given)
-            measured.append(row_of(name, scores, states, hidden, seconds, m))
-        add(*measured)
+            add(row_of(name, scores, states, hidden, seconds, m))
     if p5_folder is not None and not done("cfp"):
         add(p5_row(p5_folder, "cfp", m))
 

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 
 import torch
 
-import baselines
+import baseline_flags
 import report
 from data import TASKS
 from datasets import ToyConfig, fingerprint, load_dataset
@@ -317,7 +317,7 @@ def scan(place: Path = Path("runs")) -> list[Found]:
 @functools.cache
 def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     """The flags of a command as its script reads them; None where it would not take them."""
-    parse = train_args if script == "train.py" else baselines.parse_args
+    parse = train_args if script == "train.py" else baseline_flags.parse_args
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return parse(list(flags))
@@ -347,7 +347,7 @@ def settings_of(job: Job) -> dict | None:
         about |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
         about["mixer"] = dataclasses.asdict(mixer_cfg) if len(attrs) > 1 else None
     else:
-        recommenders, games = baselines.configs(args)
+        recommenders, games = baseline_flags.configs(args, attrs)
         about["recommenders"] = {k: dataclasses.asdict(cfg) for k, cfg in recommenders.items()}
         about["games"] = {k: dataclasses.asdict(cfg) for k, cfg in games.items()}
     return json.loads(json.dumps(about))

@@ -11,7 +11,7 @@ import statistics
 from typing import Iterable, NamedTuple
 
 import published
-from baselines import NAMES
+from baseline_flags import NAMES
 
 LETTERS = {"G": "gender", "A": "age", "M": "marital", "O": "occupation"}  # as the paper orders them
 HITS = "Hit@1", "Hit@3", "Hit@10"

@@ -50,21 +50,33 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
     """In the new process: a run that keeps every step and attacks nobody, which takes most of the time."""
     n_measured = 0
 
-    def add_up(model, corpus, task, attrs, prefix, *args) -> tuple[dict, np.ndarray]:
-        """In place of the attack on what a prefix leaves: its sum."""
+    def measuring() -> None:
         nonlocal n_measured
         n_measured += 1
         if death == ("measuring", n_measured):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def add_up(model, corpus, task, attrs, prefix, *args) -> tuple[dict, np.ndarray]:
+        """In place of the attack on what a prefix leaves: its sum."""
+        measuring()
         parts = [] if prefix is None else [part for part in prefix if part is not None]
         row = {"task": task, "sum": sum(float(part.sum()) for part in parts)}
         return row, np.zeros((len(corpus.dataset.users), 1))
+
+    def row_of(name: str, scores: np.ndarray, states, hidden: tuple[str, ...], *args) -> dict:
+        measuring()
+        return {
+            "model": name,
+            "hidden": list(hidden),
+            "sum": float(scores.sum()),
+            "seconds": args[0],
+        }
 
     evaluate.circumstances, evaluate.floor = lambda *args: {"shuffles": 1}, lambda *args: 0.0
     evaluate.measure = add_up
     evaluate.combinations_table = evaluate.example = lambda *args: ""
     baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
-    baselines.row_of = lambda name, scores, *args: {"model": name, "sum": float(scores.sum())}
+    baselines.row_of = row_of
     keep_every_step(death)
     folder.mkdir(parents=True, exist_ok=True)
     settle(folder, [folder / "out.txt"] * 2)

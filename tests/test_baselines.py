@@ -15,9 +15,8 @@ import baselines
 import evaluate
 import flags
 import recommenders
+from baseline_flags import FAIR, GAME_FOR, RECOMMENDERS, TRAINING_FOR
 from baselines import (
-    FAIR,
-    RECOMMENDERS,
     catalogue_ranks,
     interactions_of,
     lookup,
@@ -755,11 +754,11 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(folder, data, monke
     toy = toy_of_sixty().dataset
     monkeypatch.setattr(baselines, "Run", stop)
     monkeypatch.setattr(baselines, "load_dataset", lambda *_: toy)
-    preset = data if data in baselines.TRAINING_FOR else "ml-100k"
+    preset = data if data in TRAINING_FOR else "ml-100k"
     for fair, name in FAIR.items():
         trained, games = ask(f"--model {fair}")
-        config = RECOMMENDERS[name][1](**baselines.TRAINING_FOR[preset][name])
-        game = CFPConfig(**baselines.GAME_FOR[preset][fair])
+        config = RECOMMENDERS[name][1](**TRAINING_FOR[preset][name])
+        game = CFPConfig(**GAME_FOR[preset][fair])
         assert trained == {name: dataclasses.asdict(config)}
         assert games == {fair: dataclasses.asdict(game)}
     own = "--lr 0.5 --epochs 3 --batch-size 5 --d 6 --check 7 --patience 8"
@@ -954,7 +953,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch
 def write_wrong_folders(folder: Path) -> None:
     """Runs to be named by --base and --run that do not fit; `other` lacks only its weights."""
     toy = toy_of_sixty().dataset
-    cfg = baselines.config_of(PMFConfig, baselines.TRAINING_FOR["toy"]["pmf"], None)
+    cfg = flags.config_of(PMFConfig, TRAINING_FOR["toy"]["pmf"], None)
     config = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
     theirs = config | {"attrs": ["gender"], "tasks": ["direct"], "label holdout": 0.0}
     config |= {"recommenders": {"pmf": dataclasses.asdict(cfg)}}

@@ -22,7 +22,7 @@ import checkpoints
 import files
 import p5
 import train
-from baselines import FAIR
+from baseline_flags import FAIR
 from cfp import CFP, CFPConfig, step
 from checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
 from files import InputError, Interrupted, save_tensors
@@ -50,7 +50,8 @@ def what_is_left(folder: Path) -> dict[str, bytes]:
     found |= {"negatives": (folder / "run" / "negatives.npy").read_bytes()}
     results = json.loads((folder / "run" / "results.json").read_text())
     kept = {k: v for k, v in results.items() if "seconds" not in k}
-    kept["ways"] = [way | {"seconds": None} for way in results.get("ways", ())]
+    for several in "ways", "rows":
+        kept[several] = [one | {"seconds": None} for one in results.get(several, ())]
     return found | {"results": json.dumps(kept).encode()}
 
 
@@ -99,6 +100,20 @@ def test_a_killed_baseline_goes_on_as_if_nothing_had_happened(tmp_path, model):
     for n, death in enumerate([("after", 1), ("after", 2), ("within", 5)]):
         live_to_the_end(tmp_path / str(n), flags, death)
         assert what_is_left(tmp_path / str(n)) == expected, death
+
+
+def test_what_was_measured_of_a_baseline_is_not_measured_again(tmp_path):
+    """Filters of two attributes have three rows, after popularity's and PMF's."""
+    flags = TINY_BASELINE.format("c-pmf") + " --attr gender,age"
+    assert live(tmp_path / "whole", flags)[0] == 0, (tmp_path / "whole" / "out.txt").read_text()
+    expected = what_is_left(tmp_path / "whole")
+    for n in 2, 4:
+        live_to_the_end(tmp_path / str(n), flags, ("measuring", n))
+        assert what_is_left(tmp_path / str(n)) == expected
+        said = (tmp_path / str(n) / "run" / "log.txt").read_text()
+        assert [said.count(f"C-PMF: measuring {k} of 3") for k in (1, 2, 3)] == [1, n // 2, 1]
+        rows = json.loads((tmp_path / str(n) / "run" / "results.json").read_text())["rows"]
+        assert rows[2]["seconds"] == rows[3]["seconds"] == rows[4]["seconds"]  # of one game
 
 
 @pytest.mark.slow

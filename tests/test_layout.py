@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ORDER = ["recommenders", "files", "processes", "toy", "runs", "checkpoints", "datasets", "data"]
 ORDER += ["weights", "model", "answers", "cfp", "mixer", "attack", "expected", "ranks", "p5"]
-ORDER += ["flags", "surfaces", "audit", "person", "evaluate", "probe", "train", "baselines"]
-ORDER += ["erase", "published", "report", "figures", "claims", "jobs", "budget", "reproduce"]
-ORDER += ["benchmark"]
+ORDER += ["flags", "baseline_flags", "surfaces", "audit", "person", "evaluate", "probe", "train"]
+ORDER += ["baselines", "erase", "published", "report", "figures", "claims", "jobs", "budget"]
+ORDER += ["reproduce", "benchmark"]
 ALLOWED = {"torch", "sentencepiece", "numpy"}
 OPTIONAL = {"audit": {"matplotlib"}, "figures": {"matplotlib"}, "benchmark": {"transformers"}}
 
