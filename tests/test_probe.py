@@ -206,7 +206,10 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     # it is heard: its loss is far above the labels' entropy, where the classifiers' would be capped
     alone = dataclasses.replace(cfg, lam=1e-9)
-    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, run)
+    another = Run(
+        tmp_path / "another", "soft", {}
+    )  # it would go on with the first one's checkpoint
+    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, another)
     assert not torch.allclose(unmoved.encoder.tokens, cfp.encoder.tokens, atol=1e-3)
     # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
     users = np.arange(4)

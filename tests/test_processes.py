@@ -33,10 +33,10 @@ processes.start(torch.device("cpu"))
 out = Path(sys.argv[2])
 dataset = datasets.load_toy(3, datasets.ToyConfig(users=48))
 corpus = make_corpus(dataset, tokenizer_for(dataset), P5Config(), seed=3)
-run = Run(processes.folder_of(out / "run"), "x", {"command": []})
 labels = {"gender": dataset.labels("gender")}
 cfg = CFPConfig(batch_size=24, epochs=5, prefix_len=4, hide_from="scores", dis_depths=(1, 2))
 for name, make in ("t5", random_t5), ("llama", random_llama):
+    run = Run(processes.folder_of(out / name), "x", {"command": []})
     model = make(corpus.tokenizer.vocab_size)
     cfp, adversary = train.train_cfp(corpus, model, labels, ["sequential", "direct"], cfg, 0, run)
     tensors = dict(cfp.state_dict()) | dict(train.members_of(adversary).state_dict())
