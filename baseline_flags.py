@@ -67,7 +67,7 @@ GAME_FOR = {
         "s-b4": dict(epochs=20, batch_size=256, lr=5e-3, lam=10.0, prefix_len=10),
     },
     "insurance": {
-        "c-pmf": dict(lr=3e-3, **GAME_ON_INSURANCE),
+        "c-pmf": dict(lr=1e-3, lam=10.0, dis_steps=10, **GAME_ON_INSURANCE),
         "c-sx": dict(lr=3e-3, **GAME_ON_INSURANCE),
         "s-sas": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
         "s-b4": dict(lr=5e-3, lam=10.0, prefix_len=10, **GAME_ON_INSURANCE),
