@@ -568,8 +568,8 @@ def train_and_measure(
     unknown = {attr: labels < 0 for attr, labels in known.items()}
     m = Measured(corpus, users, attrs, unknown, seed, results["shuffles"], device)
 
-    def add(*some: dict) -> None:
-        rows.extend(some)
+    def add(row: dict) -> None:
+        rows.append(row)
         run.keep(results)
 
     def done(name: str) -> list[dict]:  # before it was interrupted
