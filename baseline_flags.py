@@ -7,7 +7,7 @@ from pathlib import Path
 from cfp import CFPConfig
 from datasets import ToyConfig
 from files import InputError
-from flags import at_least, config_of, rate
+from flags import Parser, at_least, config_of, rate
 from recommenders import (
     PMF,
     BERT4Rec,
@@ -86,9 +86,8 @@ USED_BY = {
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train the baselines of the paper, measure them as train.py measures its own.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     models = [*TRIVIAL, *RECOMMENDERS, *FAIR, "all"]

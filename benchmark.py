@@ -13,7 +13,6 @@ there. Where `transformers` is not installed its rows are
 left out; nothing here is needed to train or to measure anything.
 """
 
-import argparse
 import copy
 import ctypes
 import importlib.util
@@ -46,7 +45,7 @@ from cfp import (
 )
 from data import Batch
 from files import InputError, run_command
-from flags import pick_device
+from flags import Parser, pick_device
 from model import (
     NO_TOKEN,
     T5,
@@ -581,9 +580,8 @@ ROWS = {
 
 def main(argv: list[str] | None = None) -> list[dict]:
     """Prints the table; returns its rows."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Time it against transformers and against the machine, as ratios within one run.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--rows", default=",".join(ROWS), help=f"which of {','.join(ROWS)} (all)")

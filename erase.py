@@ -6,7 +6,6 @@ The encoder's states at the user's tokens are erased (Belrose et al. 2023) befor
 that Hit@k and the attack are about the same states, as they are behind a prompt. Leaves leace-gender.json.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from attack import attack, leace, make_folds
 from data import TASKS, Batch, people_with
 from files import InputError, run_command, write_atomically
+from flags import Parser, at_least
 from model import T5, Encoded
 from p5 import Opened, open_run
 from ranks import held_out_ranks, hits
@@ -58,14 +58,13 @@ def erased(opened: Opened, attr: str, seed: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Erase an attribute from the user tokens of a run's frozen T5 with LEACE and measure "
         "what is left.",
-        allow_abbrev=False,
     )
     parser.add_argument("--attr", required=True, help="what to erase")
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
-    parser.add_argument("--seed", type=int, default=0, help="of halves and attackers (0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of halves and attackers (0)")
     args = parser.parse_args(argv)
     opened = open_run(args.run, torch.device("cpu"))
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute

@@ -8,7 +8,6 @@ with; the audit is in `audit.py`, one person's view in `person.py`, the attacker
 in `ranks.py`.
 """
 
-import argparse
 import importlib.util
 import json
 from pathlib import Path
@@ -24,7 +23,7 @@ from attack import SHUFFLES, attack, floor, macro_auc
 from cfp import Discriminator
 from data import TASKS, Corpus, candidates_of, collate, held_out_example, people_with
 from files import InputError, run_command, write_atomically
-from flags import at_least
+from flags import Parser, at_least
 from model import Backbone, Prefix
 from p5 import open_run, to_hide
 from ranks import held_out_ranks, hits, popularity_ranks
@@ -360,10 +359,9 @@ def example(model: Backbone, corpus: Corpus, task: str, prefix: Prefix) -> str:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Audit a finished run: what do fresh attackers read, on which surface? Or look at "
         "the list of one user, without and with attributes hidden.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--run", required=True, type=Path, help="folder of a finished run")

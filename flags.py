@@ -74,12 +74,21 @@ def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | N
     return flags, Path(argv[1])
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes no flag that is cut short, and says what is wrong in one line, like every other error."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False)
+
+    def error(self, message: str):
+        raise InputError(f"{message}; --help lists the flags")
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a P5 recommender and a counterfactually-fair prompt for an attribute, or one "
         "for each of several and their mixer; end with a table of how good the recommendations are "
         "and of what fresh attackers still read.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

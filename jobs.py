@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 import math
 import shlex
@@ -319,9 +318,8 @@ def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     """The flags of a command as its script reads them; None where it would not take them."""
     parse = train_args if script == "train.py" else baseline_flags.parse_args
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return parse(list(flags))
-    except SystemExit:
+        return parse(list(flags))
+    except InputError:
         return None
 
 

@@ -5,7 +5,6 @@
 reads an attribute off a run's frozen backbone, bare or, with --hide, through the run's prefix.
 """
 
-import argparse
 import copy
 import json
 from pathlib import Path
@@ -19,7 +18,7 @@ from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
 from cfp import StackPrefix, set_rates, step
 from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
 from files import run_command, write_atomically
-from flags import at_least
+from flags import Parser, at_least
 from mixer import concatenate
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
 from p5 import Opened, open_run, to_hide
@@ -283,9 +282,8 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Read an attribute off a run's frozen backbone with one of the paper's three probes.",
-        allow_abbrev=False,
     )
     parser.add_argument("--kind", required=True, choices=PROBES, help="appendix A.1, A.2 or A.3")
     parser.add_argument("--attr", required=True, help="what to read")

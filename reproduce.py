@@ -34,7 +34,7 @@ import report
 from budget import paper_commands, paper_setup
 from datasets import load_dataset
 from files import InputError, Interrupted, lock, run_command, write_atomically
-from flags import at_least, pick_device, rate
+from flags import Parser, at_least, pick_device, rate
 from jobs import (
     ANY_SEEDS,
     DATA,
@@ -594,10 +594,9 @@ def is_llama(backbone: str) -> bool:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="The paper's tables and figures with ours beside them: starts the runs that are missing, "
         "goes on with interrupted ones, and writes into runs/reproduce/.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(
