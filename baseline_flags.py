@@ -50,7 +50,7 @@ TRAINING_FOR = {
     "insurance": {"pmf": {}, "simplex": {}, "sasrec": {}, "bert4rec": {}},
 }
 # The game's settings: of a CFPConfig lam, dis_steps, epochs, batch_size, lr, cap, what begins with dis_,
-# and prefix_len for the prompts. On Insurance the discriminators are those of P5's prompts.
+# and prefix_len for the prompts. On Insurance the discriminators have the depths and the rate of P5's.
 GAME_ON_INSURANCE = dict(epochs=20, batch_size=1024, dis_depths=(1, 3), dis_lr=1e-2)
 GAME_FOR = {
     "toy": {
@@ -114,7 +114,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--base",
         type=Path,
-        help="run of this command whose recommenders are made fair, not trained anew",
+        help="run of this command whose recommenders are taken, not trained anew",
     )
     add(
         "--resume",

@@ -12,7 +12,8 @@ A user's vector is what the recommender goes by at test time, after the training
 item: PMF's p_u (which knows training items alone), SimpleX's h_u, SASRec's state at the last item, and
 BERT4Rec's at the [MASK] behind it; of a fair version, what its filter or its prompt makes of it.
 `results.json` has what train.py's has of the data, popularity and the ceiling, and in "rows" a row for
-each model with the same keys; "full hit@10" and "full ndcg@10" rank the whole catalogue but what was met.
+each model (of filters one for each choice of attributes) with the same keys; "full hit@10" and "full
+ndcg@10" rank the whole catalogue but what was met.
 """
 
 import argparse
@@ -557,7 +558,7 @@ def train_and_measure(
     results: dict,
     run: Run,
 ) -> None:
-    """Fill `results["rows"]`, a model after the other; what an interrupted run left there is not done anew.
+    """Fill `results["rows"]`, a model after the other; those that an interrupted run left there stay.
 
     The recommenders of `cfgs` are trained, or taken from the run --base, then the fair versions of `games`
     are made against adversaries that are told `known`. `p5_folder` is the run of P5's rows, None for none.

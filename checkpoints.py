@@ -1,4 +1,5 @@
-"""Where a training stands, kept in the run's folder: `train.py --resume RUN` goes on from there.
+"""Where a training stands, kept in the run's folder: `--resume RUN` of train.py and baselines.py goes
+on from there.
 
 One file holds everything that decides how it goes on, tensors as tensors and the rest as JSON in the same
 file's header, so that there is no moment at which half of it is new. Written beside the old one and

@@ -188,7 +188,7 @@ def probes_read(table: int, model: str, sign: int) -> Callable[[Evidence], Verdi
     return rule
 
 
-# (section, what the paper says in our words, the rule); the sentences of sections 5 and 6, then two of 3.
+# (section, what the paper says in our words, the rule); the sentences of sections 5 and 6, then three of 3.
 CLAIMS: list[tuple[str, str, Callable[[Evidence], Verdict]]] = [
     ("5.2", "P5 recommends better than every other model, matching and sequential", p5_is_best),
     ("5.2", "CFP hides an attribute better than every fair baseline", cfp_is_fairer),

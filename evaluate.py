@@ -31,7 +31,9 @@ from runs import Run
 from surfaces import raw_history, user_states
 
 FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
-MANY_USERS = 10_000  # with whom a single shuffle is no farther from one half than a point
+# With so many a single shuffle has to do: it is within a point of one half, but for classes of a few people
+# (up to five points).
+MANY_USERS = 10_000
 
 
 # -------------------------------------------------------------------------------------------------

@@ -191,7 +191,9 @@ class Evidence(NamedTuple):
         return summarise(f[read]["auc"] for f in files if read in f)
 
     def bounds(self, table: int, hidden: str) -> tuple[float, float] | None:
-        """(floor, ceiling) in percent of the attacks on P5's own states, means over seeds and `hidden`.
+        """(floor, ceiling) in percent of the attacks, means over seeds and `hidden`.
+
+        They are of P5's own states, but the floor of a run with one attribute is of those behind its prompt.
 
         A probe has a floor of its own, which nobody has measured: NaN.
         """

@@ -99,7 +99,7 @@ MINUTES = {
     "insurance": {
         "prompt": 15.0,  # with two threads, of an earlier version
         "prompts": 122.0,
-        "c-pmf, every attribute": 71.0,
+        "c-pmf, every attribute": 73.0,
         "c-sx, every attribute": 54.0,
         "attack": 1.1,
         "s-sas and sasrec": 4.4,
@@ -215,7 +215,7 @@ def show_plan(planned: list[Planned], wanted: list[str], w: World, at_once: int)
     if known:
         lines.append(
             "The times are those of finished runs of the same kind in runs/, or else what an AMD EPYC took "
-            "or, by its steps, would take (`MINUTES`)"
+            "(`MINUTES`)"
         )
     if unknown:
         lines.append(f"How long these take has not been measured yet: {', '.join(unknown)}")
