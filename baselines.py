@@ -537,8 +537,8 @@ def main(argv: list[str] | None = None) -> dict:
     p5_folder = p5_run(corpus, attrs[0], args, run) if args.model == "all" else None
 
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
-    results |= circumstances(corpus, list(TASKS), list(attrs), args.seed, device) | {"rows": []}
-    results |= run.so_far()
+    about = list(TASKS), list(attrs), args.seed, device
+    results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
     train_and_measure(corpus, known, cfgs, games, p5_folder, args, results, run)
     results["seconds"] = run.seconds()
     run.finish(results)
