@@ -7,7 +7,7 @@ from pathlib import Path
 from cfp import CFPConfig
 from datasets import ToyConfig
 from files import InputError
-from flags import Parser, at_least, config_of, rate
+from flags import Parser, add_data_and_run, at_least, config_of, rate
 from recommenders import (
     PMF,
     BERT4Rec,
@@ -86,9 +86,7 @@ USED_BY = {
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        description="Train the baselines of the paper, measure them as train.py measures its own.",
-    )
+    parser = Parser("Train the baselines of the paper, measure them as train.py measures its own.")
     add = parser.add_argument
     models = [*TRIVIAL, *RECOMMENDERS, *FAIR, "all"]
     add(
@@ -99,27 +97,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="gender",
         help="what is attacked, and hidden: gender (default), or several",
     )
-    add(
-        "--data",
-        default="toy",
-        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
-    )
-    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
+    add_data_and_run(parser)
     add("--seed", type=at_least(0), default=0, help="of data, weights, negatives, attackers (0)")
-    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
-    add(
-        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
-    )
-    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
     add(
         "--base",
         type=Path,
         help="run of this command whose recommenders are taken, not trained anew",
-    )
-    add(
-        "--resume",
-        metavar="RUN",
-        help="go on with the interrupted run in this folder, alone and from where it was begun",
     )
     add("--run", type=Path, help="with --model all: run of train.py for the rows of P5 and CFP")
     group = parser.add_argument_group(

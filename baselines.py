@@ -613,9 +613,7 @@ def train_and_measure(
         save_tensors(run.folder / f"{name}.safetensors", both.state_dict())
         seconds = before[0]["seconds"] if before else run.seconds() - began
         fair.eval()
-        for number, hidden in enumerate(hiding, 1):
-            if number <= len(before):
-                continue
+        for number, hidden in enumerate(hiding[len(before) :], len(before) + 1):
             run.say(
                 f"{NAMES[name]}: measuring {number} of {len(hiding)}, hiding {', '.join(hidden)}"
             )

@@ -84,6 +84,27 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the flags")
 
 
+def add_data_and_run(parser: Parser) -> None:
+    """The flags that a run of `train.py` and one of `baselines.py` have alike."""
+    add = parser.add_argument
+    add(
+        "--data",
+        default="toy",
+        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
+    )
+    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
+    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
+    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
+    add(
+        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
+    )
+    add(
+        "--resume",
+        metavar="RUN",
+        help="go on with the interrupted run in this folder, alone and from where it was begun",
+    )
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         description="Train a P5 recommender and a counterfactually-fair prompt for an attribute, or one "
@@ -97,12 +118,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="what to hide: gender, age, occupation, marital; see the data. Several, as gender,age, give "
         "a prompt each and a mixer",
     )
-    add(
-        "--data",
-        default="toy",
-        help="toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter",
-    )
-    add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
+    add_data_and_run(parser)
     add(
         "--backbone",
         default="tiny",
@@ -126,17 +142,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="share of the users whose labels the adversary never sees, on whom the AUC is reported "
         "apart; it learns what histories tell of the others' (0; 0.4 where no number is given)",
     )
-    add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
-    add(
-        "--out", type=Path, help="folder of this run, new or empty; else the next free one in runs/"
-    )
-    add(
-        "--resume",
-        metavar="RUN",
-        help="go on with the interrupted run in this folder, alone and from where it was begun",
-    )
     add("--retrain", action="store_true", help="train the P5 backbone even if there is one already")
-    add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
     add(
         "--toy-effect",
         type=between(0, 10, "number"),

@@ -34,12 +34,9 @@ def live_to_the_end(folder: Path, flags: str, death: Death) -> None:
     """A run that dies and is begun again as the README says, until it ends."""
     ended = live(folder, flags, death)[0]  # 0 where a moment comes too late
     said = folder / "out.txt"
-    assert ended == -signal.SIGKILL or (death[0], ended) == (
-        "at",
-        0,
-    ), f"{ended}: {said.read_text()}"
-    if ended == 0:
+    if death[0] == "at" and ended == 0:
         return
+    assert ended == -signal.SIGKILL, f"{ended}: {said.read_text()}"
     script = "baselines.py " if flags.startswith("baselines.py") else ""
     begun = (folder / "run" / "config.json").exists()
     code, _ = live(folder, f"{script}--resume run" if begun else flags)
@@ -63,14 +60,10 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
         row = {"task": task, "sum": sum(float(part.sum()) for part in parts)}
         return row, np.zeros((len(corpus.dataset.users), 1))
 
-    def row_of(name: str, scores: np.ndarray, states, hidden: tuple[str, ...], *args) -> dict:
+    def row_of(name: str, scores: np.ndarray, states, hidden, seconds: float, m) -> dict:
         measuring()
-        return {
-            "model": name,
-            "hidden": list(hidden),
-            "sum": float(scores.sum()),
-            "seconds": args[0],
-        }
+        row = {"model": name, "hidden": list(hidden), "seconds": seconds}
+        return row | {"sum": float(scores.sum())}
 
     evaluate.circumstances, evaluate.floor = lambda *args: {"shuffles": 1}, lambda *args: 0.0
     evaluate.measure = add_up

@@ -978,7 +978,14 @@ def test_every_error_of_the_code_is_in_the_table(outcome):
     assert not missing, "\n".join(missing)
 
 
-@pytest.mark.parametrize("command", ["evaluate.py --run nowhere --audit", "evaluate.py --audit"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate.py --run nowhere --audit",
+        "evaluate.py --audit",
+        "baselines.py --model bert4rec --d 7",
+    ],
+)
 def test_as_a_process_it_is_one_line_and_exit_code_2(tmp_path, command):
     script, *argv = command.split()
     process = [sys.executable, str(ROOT / script), *argv]

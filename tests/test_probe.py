@@ -190,6 +190,7 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     assert done.returncode == 2 and "its backbone" in done.stderr
 
 
+@pytest.mark.usefixtures("no_checkpoints")  # or the second game goes on from the first one's
 def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     """Section 6: Algorithm 1 with Eq. 6 in place of Eq. 3; the prompt learns, M stays as it was."""
     settings = dict(discriminator="soft", prefix_len=3, prefix_hidden=8, batch_size=20, epochs=4)
@@ -206,10 +207,7 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     # it is heard: its loss is far above the labels' entropy, where the classifiers' would be capped
     alone = dataclasses.replace(cfg, lam=1e-9)
-    another = Run(
-        tmp_path / "another", "soft", {}
-    )  # it would go on with the first one's checkpoint
-    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, another)
+    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, run)
     assert not torch.allclose(unmoved.encoder.tokens, cfp.encoder.tokens, atol=1e-3)
     # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
     users = np.arange(4)
