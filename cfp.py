@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch
-from files import InputError
 from model import Backbone, Encoded, LlamaConfig, Prefix, T5Config, target_loss
-from processes import all_rows, average
+from support.files import InputError
+from support.processes import all_rows, average
 
 
 @dataclass(frozen=True)

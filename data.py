@@ -17,8 +17,8 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from datasets import Dataset
-from files import InputError
+from support.datasets import Dataset
+from support.files import InputError
 
 TASKS = "sequential", "direct"
 N_NEGATIVES = 100  # section 5.1

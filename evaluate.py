@@ -16,19 +16,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import audit
-import person
-from answers import generate
 from attack import SHUFFLES, attack, floor, macro_auc
+from audit import person
+from audit import report as audit
+from audit.surfaces import raw_history, user_states
 from cfp import Discriminator
 from data import TASKS, Corpus, candidates_of, collate, held_out_example, people_with
-from files import InputError, run_command, write_atomically
-from flags import Parser, at_least
 from model import Backbone, Prefix
 from p5 import open_run, to_hide
 from ranks import held_out_ranks, hits, popularity_ranks
-from runs import Run
-from surfaces import raw_history, user_states
+from support.candidates import generate
+from support.files import InputError, run_command, write_atomically
+from support.flags import Parser, at_least
+from support.runs import Run
 
 FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
 # With so many a single shuffle has to do: it is within a point of one half, but for classes of a few people

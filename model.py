@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from files import InputError, enough_memory, save_tensors, write_atomically
-from weights import public_names, read_config, read_tensors
+from support.files import InputError, enough_memory, save_tensors, write_atomically
+from support.weights import public_names, read_config, read_tensors
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
 NO_TOKEN = -1  # fills up a batch of targets of different lengths

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import processes
 from cfp import CFP, CFPConfig, set_rates, step
-from checkpoints import Checkpoint
 from data import (
     TASKS,
     Corpus,
@@ -28,8 +26,6 @@ from data import (
     train_tokenizer,
     training_example,
 )
-from datasets import Dataset, ToyConfig, fingerprint, load_dataset
-from files import InputError, enough_memory, fill, read_safetensors, write_atomically
 from mixer import Mixer, MixerConfig
 from model import (
     T5,
@@ -45,8 +41,12 @@ from model import (
     target_loss,
 )
 from ranks import some_users, validation_hit
-from runs import Run, refuse_another
-from weights import PUBLISHED, fetch_backbone, read_config, weight_files
+from support import processes
+from support.checkpoints import Checkpoint
+from support.datasets import Dataset, ToyConfig, fingerprint, load_dataset
+from support.files import InputError, enough_memory, fill, read_safetensors, write_atomically
+from support.runs import Run, refuse_another
+from support.weights import PUBLISHED, fetch_backbone, read_config, weight_files
 
 
 @dataclass(frozen=True)

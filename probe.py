@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from answers import score_candidates
 from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
+from audit.surfaces import user_states
 from cfp import StackPrefix, set_rates, step
 from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
-from files import run_command, write_atomically
-from flags import Parser, at_least
 from mixer import concatenate
 from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
 from p5 import Opened, open_run, to_hide
-from surfaces import user_states
+from support.candidates import score_candidates
+from support.files import run_command, write_atomically
+from support.flags import Parser, at_least
 
 
 def class_names(corpus: Corpus, attr: str) -> list[str]:

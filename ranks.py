@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from answers import score_candidates
 from attack import BOOTSTRAP
 from data import Batch, Corpus, candidates_of, collate, held_out_example, people_with
 from model import Backbone, Encoded, Prefix
+from support.candidates import score_candidates
 
 
 def held_out_batches(

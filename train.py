@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 import evaluate
-import processes
 from attack import FOLDS
 from cfp import (
     CFP,
@@ -33,21 +32,8 @@ from cfp import (
     step,
     u_emb_of,
 )
-from checkpoints import Checkpoint, forget
 from data import N_NEGATIVES, TASKS, Corpus, collate, hold_out, marks_of, training_example
-from datasets import Dataset, ToyConfig, fingerprint, load_dataset
 from expected import expected_labels
-from files import (
-    InputError,
-    enough_memory,
-    enough_to_train,
-    fill,
-    load_tensors,
-    run_command,
-    save_tensors,
-    write_atomically,
-)
-from flags import command_to_resume, parse_args, pick_device, settings
 from mixer import Mixer, MixerConfig, concatenate, subsets
 from model import Backbone, LlamaConfig, Prefix, T5Config
 from p5 import (
@@ -65,8 +51,22 @@ from p5 import (
     weights_fingerprint,
 )
 from probe import SoftPrompt, answer_tokens, soft_batch, soft_loss
-from runs import Run, minutes, refuse_another
-from weights import read_config
+from support import processes
+from support.checkpoints import Checkpoint, forget
+from support.datasets import Dataset, ToyConfig, fingerprint, load_dataset
+from support.files import (
+    InputError,
+    enough_memory,
+    enough_to_train,
+    fill,
+    load_tensors,
+    run_command,
+    save_tensors,
+    write_atomically,
+)
+from support.flags import command_to_resume, parse_args, pick_device, settings
+from support.runs import Run, minutes, refuse_another
+from support.weights import read_config
 
 # times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
 # what a prompt aims at, and the fresh attackers at the end tell the two apart.

@@ -19,12 +19,13 @@ from typing import Callable
 
 import torch
 
-import baselines  # noqa: F401  imported here once for all
-import evaluate  # noqa: F401
+import evaluate  # noqa: F401  imported here once for all
 import probe  # noqa: F401
 import train  # noqa: F401
+from audit import erase  # noqa: F401
+from reproduction import baselines  # noqa: F401
+from support.runs import STARTED
 
-ROOT = Path(__file__).parent.parent
 NUMBERS, LOCK = itertools.count(1), threading.Lock()
 
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports much when first made
@@ -70,7 +71,7 @@ def begin(
     """
     number = next(NUMBERS)
     said = [folder.parent / f"{folder.name}-{number}.{name}" for name in ("out", "err")]
-    words = [str(ROOT / script), *arguments.split()]
+    words = [script, *arguments.split()]
     process = fork(be_script, words, folder, said)
 
     def wait() -> subprocess.CompletedProcess:
@@ -91,8 +92,9 @@ def command(*given, **more) -> subprocess.CompletedProcess:
 def be_script(words: list[str], folder: Path, said: list[Path]) -> None:
     """In the new process: what `python` does with a script and its arguments."""
     settle(folder, said)
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    *started, place = STARTED[words[0]]
+    sys.argv = [place, *words[1:]]
+    (runpy.run_module if started else runpy.run_path)(place, run_name="__main__")
 
 
 def settle(folder: Path, said: list[Path]) -> None:

@@ -10,11 +10,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import checkpoints
-import datasets
 from data import TASKS, Tokenizer, train_tokenizer
 from model import T5, Llama, LlamaConfig, Prefix, T5Config, init_from_scratch
 from p5 import P5Config, make_corpus
+from support import checkpoints, datasets
 
 
 @pytest.fixture(scope="session")

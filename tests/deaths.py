@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from commands import exit_code, fork, settle
 
-import baselines
 import evaluate
-import files
 import train
-from checkpoints import FILE, Checkpoint
+from reproduction import baselines
+from support import files
+from support.checkpoints import FILE, Checkpoint
 
 # How a run dies: ("after", n) its n-th checkpoint, ("within", n) while that is put in its place,
 # ("measuring", n) its n-th row, ("at", seconds) after its beginning.

@@ -9,8 +9,7 @@ import torch
 from commands import command
 from conftest import random_t5, tokenizer_for
 
-import datasets
-from audit import (
+from audit.report import (
     audit_table,
     catalogue_ranks,
     counterfactuals,
@@ -22,10 +21,11 @@ from audit import (
     overlaps,
     usefulness,
 )
+from audit.surfaces import surfaces, user_states
 from data import collate, held_out_example, hold_out, people_with
 from model import target_loss
 from p5 import P5Config, make_corpus
-from surfaces import surfaces, user_states
+from support import datasets
 
 
 def test_surfaces_are_what_they_are_called(corpus, task):
@@ -172,7 +172,7 @@ def test_lists_of_a_pair_are_of_what_neither_has_met():
 
 def test_a_recommender_that_follows_the_attribute_is_found_out(monkeypatch):
     """Planted scores: noise alone has no effect, and the twin's class in the scores has a large one."""
-    import audit
+    from audit import report as audit
 
     corpus = with_twins(1.0)
     copies, gender = corpus.dataset.copies, corpus.dataset.attributes["gender"]

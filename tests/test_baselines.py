@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-import baselines
 import evaluate
-import flags
-import recommenders
-from baseline_flags import FAIR, GAME_FOR, RECOMMENDERS, TRAINING_FOR
-from baselines import (
+from cfp import CFPConfig
+from data import TASKS, Corpus, met_before
+from p5 import P5Config, make_corpus
+from ranks import candidate_ranks, ndcg_at, rank_of_first
+from reproduction import baselines, recommenders
+from reproduction.baseline_flags import FAIR, GAME_FOR, RECOMMENDERS, TRAINING_FOR
+from reproduction.baselines import (
     catalogue_ranks,
     interactions_of,
     lookup,
@@ -26,13 +28,7 @@ from baselines import (
     train_recommender,
     vectors_and_scores,
 )
-from cfp import CFPConfig
-from data import TASKS, Corpus, met_before
-from datasets import Dataset
-from files import InputError, load_tensors, run_command
-from p5 import P5Config, make_corpus
-from ranks import candidate_ranks, ndcg_at, rank_of_first
-from recommenders import (
+from reproduction.recommenders import (
     PMF,
     BERT4Rec,
     BERT4RecConfig,
@@ -50,6 +46,9 @@ from recommenders import (
     draw_unseen,
     logistic_loss,
 )
+from support import flags
+from support.datasets import Dataset
+from support.files import InputError, load_tensors, run_command
 
 pytestmark = pytest.mark.usefixtures("no_checkpoints")
 N = 12  # items of the small models, and the number of their padding

@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
-import benchmark
-from benchmark import Products, World, item_tokens, products_of
-from files import InputError
 from model import T5, T5Config, init_from_scratch, target_loss
+from reproduction import benchmark
+from reproduction.benchmark import Products, World, item_tokens, products_of
+from support.files import InputError
 
 CPU = torch.device("cpu")
 

@@ -18,17 +18,16 @@ from commands import command
 from conftest import random_t5
 from deaths import Death, live, live_to_the_end
 
-import checkpoints
-import files
 import p5
 import train
-from baseline_flags import FAIR
 from cfp import CFP, CFPConfig, step
-from checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
-from files import InputError, Interrupted, save_tensors
 from mixer import Mixer, MixerConfig
 from model import T5, T5Config, load_backbone, save_backbone
-from runs import Run
+from reproduction.baseline_flags import FAIR
+from support import checkpoints, files
+from support.checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
+from support.files import InputError, Interrupted, save_tensors
+from support.runs import Run
 
 ROOT = Path(__file__).parent.parent
 TINY = "--attr gender,age --toy-users 60 --p5-steps 4 --epochs 2 --batch-size 30 --prefix-len 2 "

@@ -11,8 +11,6 @@ import pytest
 from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
 
 import data
-import datasets
-import toy
 from data import (
     collate,
     direct_prompt,
@@ -24,8 +22,9 @@ from data import (
     sequential_prompt,
     training_example,
 )
-from files import InputError
 from p5 import P5Config, make_corpus
+from support import datasets, toy
+from support.files import InputError
 
 
 def class_names(dataset, attr):

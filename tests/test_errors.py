@@ -34,25 +34,26 @@ import pytest
 import torch
 from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
-import baselines
-import benchmark
-import datasets
-import erase
 import evaluate
-import files
 import p5
 import probe
-import processes
-import reproduce
-import runs
 import train
+from audit import erase
 from data import train_tokenizer
-from files import load_tensors, run_command, save_tensors
 from model import save_backbone
+from reproduction import baselines, benchmark
+from reproduction import tables as reproduce
+from support import datasets, files, processes, runs
+from support.files import load_tensors, run_command, save_tensors
+from support.runs import STARTED
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = train, evaluate, probe, baselines, erase, benchmark, reproduce
-SCRIPTS = {script.__name__ + ".py": script for script in SCRIPTS}
+SCRIPTS = {"train.py": train, "evaluate.py": evaluate, "probe.py": probe, "baselines.py": baselines}
+SCRIPTS |= {"erase.py": erase, "benchmark.py": benchmark, "reproduce.py": reproduce}
+OURS = [
+    *ROOT.glob("*.py"),
+    *(p for d in ("support", "audit", "reproduction") for p in (ROOT / d).glob("*.py")),
+]
 
 # -------------------------------------------------------------------------------------------------
 # What can be spoilt: each returns a function of pytest's monkeypatch, which undoes it afterwards
@@ -795,12 +796,10 @@ TABLE = [
      "--rows step,dance: there is no 'dance'; choose from step, batch, p5, scores, ranks, loading, bf16, "
      "growth, default"),
     ("benchmark.py --source 63", None, "--source 63: too small; 64 at least"),
-    ("reproduce.py all --list", None,
-     "all --list: goes with paper alone; leave it out"),
     ("reproduce.py results --data ml-1m", None,
      "results --data: changes nothing here; leave it out"),
     ("reproduce.py table 16", None,
-     "table 16: there is table 1 to 15, figure N, all, results and paper"),
+     "table 16: there is table 1 to 15, figure N, all and results"),
     ("reproduce.py figure 4", None,
      "figure 4: the figures with results are 3, 6, 7, 8, 9, 10, trade-off"),
     ("reproduce.py table 6 --data ml-1m", None,
@@ -900,8 +899,8 @@ def ends(command: str, spoil) -> tuple[int, str, set[tuple[str, int]]]:
             while error is not None:  # the last line is what an error says that led to it
                 if error is stop or (str(error) and str(error) in line):
                     for frame in traceback.extract_tb(error.__traceback__):
-                        if Path(frame.filename).parent == ROOT:
-                            went_through.add((Path(frame.filename).name, frame.lineno))
+                        if Path(frame.filename) in OURS:
+                            went_through.add((place_of(frame.filename), frame.lineno))
                 error = error.__cause__ or error.__context__
         finally:
             signal.signal(signal.SIGINT, before)
@@ -944,11 +943,15 @@ def test_a_command_and_an_input_give_this_message(outcome, row):
     assert code == 2 and re.fullmatch(rf"error: {whole}", line), line
 
 
+def place_of(path: str | Path) -> str:
+    return str(Path(path).relative_to(ROOT))
+
+
 def places_that_say_something() -> list[tuple[str, range, str]]:
     """(file, lines, code) of all that ends a command with words: raised errors and what prints them."""
     ours, found = {"InputError", "Interrupted", "ArgumentTypeError"}, []
     called = lambda node: getattr(node.func, "id", getattr(node.func, "attr", ""))
-    for path in sorted(ROOT.glob("*.py")):
+    for path in sorted(OURS):
         tree, raised = ast.parse(path.read_text()), []
         for node in ast.walk(tree):
             # `refuse` of a function raises what it is given
@@ -960,7 +963,7 @@ def places_that_say_something() -> list[tuple[str, range, str]]:
                 says = "sys.exit" in ast.unparse(node)
             if says:
                 lines = range(node.lineno, node.end_lineno + 1)
-                found.append((path.name, lines, ast.unparse(node)))
+                found.append((place_of(path), lines, ast.unparse(node)))
         made = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and called(n) in ours]
         assert set(made) == set(raised), f"{path.name}: an error is made and not raised there"
     return found
@@ -988,8 +991,11 @@ def test_every_error_of_the_code_is_in_the_table(outcome):
 )
 def test_as_a_process_it_is_one_line_and_exit_code_2(tmp_path, command):
     script, *argv = command.split()
-    process = [sys.executable, str(ROOT / script), *argv]
-    done = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    process = [sys.executable, *STARTED[script], *argv]
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        process, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120
+    )
     (message,) = [message for given, _, message in TABLE if given == command]
     assert (done.returncode, done.stderr, done.stdout) == (2, f"error: {message}\n", "")
     assert not list(tmp_path.iterdir())

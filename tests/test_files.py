@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from files import (
+from support.files import (
     DTYPES,
     InputError,
     fill,

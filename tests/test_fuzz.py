@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import MINIATURES, write_miniature
 
-from datasets import Dataset, load_dataset
-from files import InputError, load_tensors, save_tensors
+from support.datasets import Dataset, load_dataset
+from support.files import InputError, load_tensors, save_tensors
 
 # what a hand or a bad copy puts into a line, beside single characters
 SNIPPETS = [

@@ -9,8 +9,6 @@ import torch
 from conftest import random_llama, random_prefix, random_t5
 
 import model as model_module
-from answers import generate, score_candidates
-from files import InputError, load_tensors, save_tensors
 from model import (
     NO_TOKEN,
     T5,
@@ -22,7 +20,9 @@ from model import (
     save_backbone,
     target_loss,
 )
-from weights import public_names
+from support.candidates import generate, score_candidates
+from support.files import InputError, load_tensors, save_tensors
+from support.weights import public_names
 
 REFERENCE_CONFIGS = {
     "t5 relu, tied": T5Config(96, 32, 8, 48, num_heads=3),

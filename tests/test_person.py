@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import random_t5
 
+from audit.person import compare, comparison, find_user
+from audit.surfaces import surfaces
 from cfp import CFP, CFPConfig
 from data import met_before
-from files import InputError
 from mixer import Mixer, MixerConfig
 from p5 import Opened
-from person import compare, comparison, find_user
-from surfaces import surfaces
+from support.files import InputError
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
 import probe
 import train
-from answers import score_candidates
 from attack import macro_ovo
 from cfp import CFP, CFPConfig
 from data import encode_prompt
-from datasets import ToyConfig, load_toy
-from files import InputError
 from model import NO_TOKEN
 from p5 import Opened, P5Config, make_corpus
-from runs import Run
+from support.candidates import score_candidates
+from support.datasets import ToyConfig, load_toy
+from support.files import InputError
+from support.runs import Run
 
 
 def test_questions_are_the_papers(corpus):

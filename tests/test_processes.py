@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import processes
-from files import InputError, load_tensors
+from support import processes
+from support.files import InputError, load_tensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,12 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 import torch
-import datasets, processes, train
+import train
+from support import datasets, processes
 from cfp import CFPConfig
 from conftest import random_llama, random_t5, tokenizer_for
-from files import save_tensors
+from support.files import save_tensors
 from p5 import P5Config, make_corpus, train_p5
-from runs import Run
+from support.runs import Run
 
 processes.start(torch.device("cpu"))
 out = Path(sys.argv[2])

@@ -6,10 +6,10 @@ import torch
 from conftest import random_llama, random_prefix, random_t5
 
 import ranks
-from answers import score_candidates
+from audit.surfaces import user_states
 from data import TASKS, candidates_of
 from ranks import held_out_ranks, hit_at, popularity_ranks, rank_of_first
-from surfaces import user_states
+from support.candidates import score_candidates
 
 
 def test_ranks_with_ties_and_bounds():

@@ -17,17 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import budget
-import claims
-import figures
-import jobs
-import published
-import report
-import reproduce
-from files import InputError, lock, run_command
-from jobs import DATA, NEEDS, Job, World, find, jobs_of, scan
-from report import Summary, compare, distance, summarise
-from reproduce import Planned, duration, plan
+from reproduction import claims, figures, published, report
+from reproduction import plan as jobs
+from reproduction import tables as reproduce
+from reproduction.plan import DATA, NEEDS, Job, World, find, jobs_of, scan
+from reproduction.report import Summary, compare, distance, summarise
+from reproduction.tables import Planned, duration, plan
+from support.files import InputError, lock, run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -337,9 +333,9 @@ def test_claims_follow_the_rows(by_hand):
 
 def test_results_are_the_same_bytes_each_time(by_hand, tmp_path):
     reproduce.main(["results"])
-    text = (tmp_path / "RESULTS.md").read_text()
+    text = (tmp_path / reproduce.RESULTS).read_text()
     reproduce.main(["results"])
-    assert (tmp_path / "RESULTS.md").read_text() == text == reproduce.results_markdown()
+    assert (tmp_path / reproduce.RESULTS).read_text() == text == reproduce.results_markdown()
     command = "train.py --data toy --attr gender,age,occupation --backbone tiny"
     assert f"| `{command}` | 0, 1 | 10.0, 11.0 | hand, 1 thread |" in text
     assert "## toy world, tiny" in text and "**Table 3:" in text and "**Figure 8:" in text
@@ -354,8 +350,8 @@ def test_records_alone_give_the_results(by_hand, tmp_path):
     found["command"] += ["--data-dir", str(tmp_path), "--seed", "0"]
     config.write_text(json.dumps(found | {"data dir": str(tmp_path)}))
     reproduce.main(["results"])
-    text = (tmp_path / "RESULTS.md").read_text()
-    records = sorted((tmp_path / "records").glob("*/*.json"))
+    text = (tmp_path / reproduce.RESULTS).read_text()
+    records = sorted((tmp_path / reproduce.RECORDS).glob("*/*.json"))
     assert all(str(tmp_path) not in path.read_text() for path in records)
     prompts, *_ = jobs.prompts(World(), 0)
     assert {path.name for path in records if path.parent.name == prompts.name} == {
@@ -364,14 +360,14 @@ def test_records_alone_give_the_results(by_hand, tmp_path):
     }
     shutil.rmtree(tmp_path / "runs")
     reproduce.main(["results"])
-    assert (tmp_path / "RESULTS.md").read_text() == text
+    assert (tmp_path / reproduce.RESULTS).read_text() == text
     # one that is run again stands in place of its record, and only that
     again = prompts_results(0, 0.1)
     write_run(tmp_path / "runs" / "anew", prompts, again)
     reproduce.main(["results"])
-    kept = json.loads((tmp_path / "records" / prompts.name / "results.json").read_text())
+    kept = json.loads((tmp_path / reproduce.RECORDS / prompts.name / "results.json").read_text())
     assert kept == json.loads((tmp_path / "runs" / "anew" / "results.json").read_text())
-    changed = (tmp_path / "RESULTS.md").read_text()
+    changed = (tmp_path / reproduce.RESULTS).read_text()
     assert changed != text and "| 0, 1 | 10.0, 11.0 |" in changed
 
 
@@ -383,11 +379,10 @@ def test_the_results_of_the_repository_are_what_its_records_say(monkeypatch):
         for w in worlds
         for _, found in jobs.done(w, jobs.ANY_SEEDS, False, reproduce.RECORDS)
     }
-    for found in scan(reproduce.RECORDS):
-        if found.folder not in ours:
-            pytest.skip(f"{found.folder} was run with other settings than the present defaults")
+    others = {found.folder for found in scan(reproduce.RECORDS)} - ours
+    assert not others, "run with other settings than the present defaults"
     text = reproduce.results_markdown()
-    assert Path("RESULTS.md").read_text() == text
+    assert reproduce.RESULTS.read_text() == text
     # a table about the other half of the paper's data is in the toy world's section alone, which is for both
     sections = {part.split(",")[0]: part for part in text.split("\n## ")}
     tables = {data: "**Table 6" in sections[data] for data in ("toy world", "MovieLens-1M")}
@@ -398,7 +393,7 @@ def test_no_runs_no_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
         reproduce.main(["results"])
-    assert not (tmp_path / "RESULTS.md").exists()
+    assert not (tmp_path / reproduce.RESULTS).exists()
     e = reproduce.gather(World(), 2, check=False).evidence
     assert "Ours: not run." in report.table_markdown(4, e)
     assert {verdict for _, _, rule in claims.CLAIMS for verdict in rule(e)[:1]} == {claims.UNTESTED}
@@ -530,7 +525,7 @@ def stand_in(tmp_path, monkeypatch):
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "train.py").write_text(STAND_IN)
-    monkeypatch.setattr(reproduce, "HERE", scripts)
+    monkeypatch.setitem(reproduce.STARTED, "train.py", [str(scripts / "train.py")])
     some = jobs.sweep(World(device="cpu"), 0, "lambda")
     more = {"torch": torch.__version__, "device": "cpu"}
     more["data fingerprint"] = jobs.data_of("toy", None, 0, 1200, "gender")
@@ -564,10 +559,8 @@ def test_what_is_there_is_not_run_again(stand_in, capsys, monkeypatch):
 
 def in_another_process(tmp_path: Path) -> subprocess.Popen:
     """The first of the stand-in's runs, begun by a process that can be killed."""
-    command = (
-        "import reproduce; from reproduce import *; from jobs import *; from pathlib import Path;"
-    )
-    command += f"reproduce.HERE = Path({str(tmp_path / 'scripts')!r}); w = World(device='cpu');"
+    command = "from reproduction.tables import *; from reproduction.plan import *; w = World(device='cpu');"
+    command += f"STARTED['train.py'] = [{str(tmp_path / 'scripts' / 'train.py')!r}];"
     command += "carry_out(plan(sweep(w, 0, 'lambda')[:1], w), 1)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -648,7 +641,7 @@ def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
 def test_a_miniature_of_everything(tmp_path):
     """Killed after its first runs and begun again: every table and figure is there, nothing ran twice."""
     pytest.importorskip("matplotlib")
-    command = [sys.executable, str(ROOT / "reproduce.py"), "all", "--quick"]
+    command = [sys.executable, "-m", "reproduction.tables", "all", "--quick"]
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     done = 0
     while done < 2:
@@ -682,7 +675,7 @@ def test_a_miniature_of_everything(tmp_path):
     assert third.returncode == 0 and "0 to do" in third.stdout
     # miniatures are no results
     results = subprocess.run(
-        [*command[:2], "results"], cwd=tmp_path, capture_output=True, text=True
+        [*command[:3], "results"], cwd=tmp_path, capture_output=True, text=True
     )
     assert results.returncode == 2 and "no finished run" in results.stderr
 
@@ -738,36 +731,3 @@ def test_without_matplotlib_a_figure_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "can_draw", lambda: False)
     with pytest.raises(InputError, match="matplotlib, which is not installed"):
         reproduce.main(["figure", "8", "--dry-run"])
-
-
-def test_the_papers_set_up_is_worked_out(capsys, monkeypatch):
-    """The published models' weights; the rest on models of two layers, which is the same arithmetic."""
-    with torch.device("meta"):
-        weights = {
-            name: sum(param.numel() for param in budget.step_of(name, 1)[0].parameters())
-            for name in budget.SHAPES
-        }
-    assert weights == {"t5-base": 222903552, "open_llama_3b": 3426473600}
-    small = {
-        "t5-base": budget.T5Config(1000, 768, 64, 3072, 2, 2, 12),
-        "open_llama_3b": budget.LlamaConfig(1000, 320, 864, 2, 4, 4, 80),
-    }
-    monkeypatch.setattr(budget, "SHAPES", small)
-    monkeypatch.setattr(budget, "PROMPT_TOKENS", {"sequential": 40, "direct": 60})
-    reproduce.main(["paper", "--tflops", "50"])
-    text = capsys.readouterr().out
-    assert "24 runs per attribute" in text and "at 50 TFLOP/s, as given" in text
-    # 6040 // 16 batches, 2 epochs, T of 10 and of 20, 1/20 more for lines 10-12, 12 points each, 3 attributes
-    assert "ml-1m, three attributes: 72 runs, 855,036 steps" in text
-    cost = budget.cost_of_step("t5-base", 40)
-    encoder = 2 * (4 * 768 * 768 + 2 * 768 * 3072)
-    # 2 for each weight and token, as much again for the gradient of what it is fed; the answer is short
-    assert 1.0 < cost.flop / (4 * encoder * 16 * 40) < 1.5
-    assert (
-        f"a step of the prefix: {(cost.flop + budget.cost_of_step('t5-base', 60).flop) / 1e12:.2f}"
-        in text
-    )
-    commands = budget.paper_commands("gender")
-    assert len(set(commands)) == 24
-    for command in commands:
-        assert jobs.parsed("train.py", tuple(command.split())) is not None

@@ -14,16 +14,16 @@ from commands import begin, command
 from conftest import write_miniature
 
 import evaluate
-import flags
 import train
 from attack import ATTACKERS, TOGETHER, attack
-from audit import counterfactuals
+from audit.report import counterfactuals
+from audit.surfaces import surfaces
 from data import people_with
-from files import InputError, load_tensors, run_command
 from mixer import MixerConfig
 from model import load_backbone
 from p5 import P5Config, open_run
-from surfaces import surfaces
+from support import flags
+from support.files import InputError, load_tensors, run_command
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"

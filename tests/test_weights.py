@@ -11,11 +11,11 @@ import pytest
 import sentencepiece
 from conftest import random_llama, random_t5, tokenizer_for
 
-import weights
 from data import Tokenizer, direct_prompt, encode_prompt, load_tokenizer, sequential_prompt
-from files import InputError
 from model import load_backbone, save_backbone
 from p5 import backbone_folder
+from support import weights
+from support.files import InputError
 
 
 class Hub(BaseHTTPRequestHandler):

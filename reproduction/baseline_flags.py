@@ -1,14 +1,11 @@
-"""The command line of `baselines.py`: its flags, and what each data set wants changed in the defaults."""
+"""The command line of the baselines: its flags, and what each data set wants changed in the defaults."""
 
 import argparse
 import functools
 from pathlib import Path
 
 from cfp import CFPConfig
-from datasets import ToyConfig
-from files import InputError
-from flags import Parser, add_data_and_run, at_least, config_of, rate
-from recommenders import (
+from reproduction.recommenders import (
     PMF,
     BERT4Rec,
     BERT4RecConfig,
@@ -18,6 +15,9 @@ from recommenders import (
     SimpleX,
     SimpleXConfig,
 )
+from support.datasets import ToyConfig
+from support.files import InputError
+from support.flags import Parser, add_data_and_run, at_least, config_of, rate
 
 RECOMMENDERS = {
     "pmf": (PMF, PMFConfig),

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from answers import score_candidates
 from cfp import first_decoder_state, mean_user_state
 from data import Corpus, marks_of, met_before, people_with
 from model import Backbone, Prefix
 from ranks import held_out_batches
+from support.candidates import score_candidates
 
 STATES = "user tokens", "all tokens", "first decoder state"
 SURFACES = *STATES, "scores", "top 10"

@@ -1,10 +1,9 @@
 """Every table and figure of the paper, one command each.
 
-    python reproduce.py table 4
-    python reproduce.py figure 8
-    python reproduce.py all --data toy --dry-run
-    python reproduce.py results
-    python reproduce.py paper
+    python -m reproduction.tables table 4
+    python -m reproduction.tables figure 8
+    python -m reproduction.tables all --data toy --dry-run
+    python -m reproduction.tables results
 
 The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
@@ -27,15 +26,9 @@ import time
 from pathlib import Path
 from typing import IO, Iterator, NamedTuple
 
-import claims
-import figures
-import published
-import report
-from budget import paper_commands, paper_setup
-from datasets import load_dataset
-from files import InputError, Interrupted, lock, run_command, write_atomically
-from flags import Parser, at_least, pick_device, rate
-from jobs import (
+from p5 import SCRATCH
+from reproduction import claims, figures, published, report
+from reproduction.plan import (
     ANY_SEEDS,
     DATA,
     INSURANCE_ONLY,
@@ -59,12 +52,12 @@ from jobs import (
     parsed,
     scan,
 )
-from p5 import SCRATCH
-from report import LLAMA, PROBES, Evidence, Point, Row, rows_of
-from runs import minutes, new_folder
-from weights import PUBLISHED, read_config
-
-HERE = Path(__file__).parent
+from reproduction.report import LLAMA, PROBES, Evidence, Point, Row, rows_of
+from support.datasets import load_dataset
+from support.files import InputError, Interrupted, lock, run_command, write_atomically
+from support.flags import Parser, at_least, pick_device
+from support.runs import ROOT, STARTED, minutes, new_folder
+from support.weights import PUBLISHED, read_config
 
 # -------------------------------------------------------------------------------------------------
 # How long it takes
@@ -251,11 +244,11 @@ def start(command: list[str], claimed: IO, environment: dict) -> tuple[subproces
     """(the process of a command, which holds the claim as long as it lives; the file of its errors)."""
     errors = tempfile.TemporaryFile()
     process = subprocess.Popen(
-        [sys.executable, str(HERE / command[0]), *command[1:]],
+        [sys.executable, *STARTED[command[0]], *command[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors,
-        env=environment,
+        env=environment | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,  # Ctrl-C reaches them once, through this process
         pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
     )
@@ -494,7 +487,7 @@ all are for it, does not hold where one is against it, and is not decided otherw
 """
 
 
-RECORDS = Path("records")
+RECORDS, RESULTS = Path("reproduction/records"), Path("reproduction/RESULTS.md")
 
 
 def keep_records() -> int:
@@ -524,7 +517,9 @@ def results_markdown() -> str:
     known = [gather(w, ANY_SEEDS, False, RECORDS) for w in worlds(RECORDS)]
     every = [one for one in known if one.runs]
     if not every:
-        raise InputError("results: there is no finished run in runs/ yet; python reproduce.py all")
+        raise InputError(
+            "results: there is no finished run in runs/ yet; python -m reproduction.tables all"
+        )
     parts = [HEAD, "## The claims of the paper\n\n"]
     parts += [claims.claims_markdown([known.evidence for known in every]), "\n", RULE]
     for known in every:
@@ -603,7 +598,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "what",
         nargs="+",
         help="table N (1 to 15), figure N (3, 6 to 10, trade-off), all; results keeps what the runs "
-        "say in records/ and writes RESULTS.md from there; paper says what the paper's own set-up would need",
+        "say in records/ and writes RESULTS.md from there",
     )
     add("--data", default="toy", choices=DATA, help="toy (default), ml-100k, ml-1m or insurance")
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
@@ -626,25 +621,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="runs at a time (one for each core up to four, one on a GPU); the cores are shared out",
     )
     add("--quick", action="store_true", help="miniatures in the toy world, to see that it works")
-    group = parser.add_argument_group("with paper")
-    group.add_argument("--tflops", type=rate, help="what your GPU sustains, in 10^12 a second")
-    group.add_argument("--measure", action="store_true", help="measure a step of t5-base here")
-    group.add_argument("--list", action="store_true", help="print the command of every run")
     return parser.parse_args(argv)
 
 
 def refuse_idle_flags(args: argparse.Namespace) -> None:
     """Raises InputError for a flag that has no part in what is asked for."""
-    of_paper, what = {"tflops", "measure", "list"}, " ".join(args.what)
     plain = vars(parse_args(args.what))
     given = [name for name, value in vars(args).items() if value != plain[name]]
-    if what in ("results", "paper"):
-        idle = [name for name in given if what == "results" or name not in {*of_paper, "device"}]
-    else:
-        idle = [name for name in given if name in of_paper]
-    if idle:
-        where = "goes with paper alone" if idle[0] in of_paper else "changes nothing here"
-        raise InputError(f"{what} --{idle[0].replace('_', '-')}: {where}; leave it out")
+    if args.what == ["results"] and given:
+        raise InputError(
+            f"results --{given[0].replace('_', '-')}: changes nothing here; leave it out"
+        )
 
 
 def asked(what: list[str], w: World) -> list[str]:
@@ -660,7 +647,7 @@ def asked(what: list[str], w: World) -> list[str]:
     tables = f"table 1 to {len(published.TABLES)}"
     if what[0] == "figure":
         raise InputError(f"{name}: the figures with results are {', '.join(figures.FIGURES)}")
-    raise InputError(f"{name}: there is {tables}, figure N, all, results and paper")
+    raise InputError(f"{name}: there is {tables}, figure N, all and results")
 
 
 def world_of(args: argparse.Namespace, what: list[str]) -> World:
@@ -697,14 +684,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     refuse_idle_flags(args)
     if args.what == ["results"]:
         written = keep_records()
-        write_atomically(Path("RESULTS.md"), results_markdown().encode())
+        write_atomically(RESULTS, results_markdown().encode())
         print(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
-        return [Path("RESULTS.md")]
-    if args.what == ["paper"]:
-        print(paper_setup(args.tflops, args.measure, pick_device(args.device)))
-        if args.list:
-            print("\n".join(f"python train.py {flags}" for flags in paper_commands("gender")))
-        return []
+        return [RESULTS]
     w = world_of(args, args.what)
     wanted, device = asked(args.what, w), pick_device(args.device)
     if any(name.startswith("figure") for name in wanted) and not figures.can_draw():

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import InputError, Interrupted, read_safetensors, save_tensors
-from runs import Run, refuse_another
+from support.files import InputError, Interrupted, read_safetensors, save_tensors
+from support.runs import Run, refuse_another
 
 FILE, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 EVERY = 60.0  # seconds between two of them, or ten times what the last one took to write

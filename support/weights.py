@@ -20,7 +20,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from files import InputError, load_tensors
+from support.files import InputError, load_tensors
 
 # checkpoint name -> our name; {stack} is encoder and decoder, {i} the layer
 T5_NAMES = {

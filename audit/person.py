@@ -8,10 +8,10 @@ Section 4.1: everybody chooses which attributes a recommendation has to ignore.
 import numpy as np
 
 from attack import certainty
+from audit.surfaces import surfaces, unmet, user_states
 from data import Corpus, met_before, people_with
-from files import InputError
 from p5 import Opened
-from surfaces import surfaces, unmet, user_states
+from support.files import InputError
 
 ASKED = ["logistic regression", "two-layer MLP"]  # attackers that learn within a second
 LEARNT_FROM = 1200  # users at most whom they learn from and are chosen on, for the same reason

@@ -20,8 +20,8 @@ from typing import Iterator, NamedTuple
 import numpy as np
 import torch
 
-import toy
-from files import InputError, enough_memory
+from support import toy
+from support.files import InputError, enough_memory
 
 ML1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 ML1M_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published beside the file

@@ -10,11 +10,11 @@ import torch
 
 from cfp import PAPER_SCHEDULE, CFPConfig
 from data import N_NEGATIVES, TASKS
-from files import InputError
 from mixer import MixerConfig
 from p5 import DTYPES, P5Config
-from runs import read_config_of
-from weights import PUBLISHED
+from support.files import InputError
+from support.runs import called, read_config_of
+from support.weights import PUBLISHED
 
 # What a data set wants changed in the defaults; a flag on the command line goes before it.
 P5_FOR = {
@@ -69,7 +69,7 @@ def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | N
     began, *flags = read_config_of(Path(argv[1]))["command"]
     if began != script:
         raise InputError(
-            f"--resume {argv[1]}: this run is one of {began}; python {began} --resume .."
+            f"--resume {argv[1]}: this run is one of {began}; python {called(began)} --resume .."
         )
     return flags, Path(argv[1])
 

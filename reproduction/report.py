@@ -10,8 +10,8 @@ import math
 import statistics
 from typing import Iterable, NamedTuple
 
-import published
-from baseline_flags import NAMES
+from reproduction import published
+from reproduction.baseline_flags import NAMES
 
 LETTERS = {"G": "gender", "A": "age", "M": "marital", "O": "occupation"}  # as the paper orders them
 HITS = "Hit@1", "Hit@3", "Hit@10"

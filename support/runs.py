@@ -1,6 +1,7 @@
 """A run's folder and what a person sees while it runs."""
 
 import json
+import os
 import platform
 import signal
 import sys
@@ -10,7 +11,22 @@ from pathlib import Path
 
 import torch
 
-from files import InputError, Interrupted, lock, write_atomically
+from support.files import InputError, Interrupted, lock, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+# The first word of a run's recorded command, and what python is given today in order to start it.
+STARTED = {
+    "train.py": [str(ROOT / "train.py")],
+    "evaluate.py": [str(ROOT / "evaluate.py")],
+    "probe.py": [str(ROOT / "probe.py")],
+    "erase.py": ["-m", "audit.erase"],
+    "baselines.py": ["-m", "reproduction.baselines"],
+}
+
+
+def called(script: str) -> str:
+    """What a person types after `python` for a recorded command's first word."""
+    return " ".join(STARTED[script]).replace(f"{ROOT}{os.sep}", "")
 
 
 class Run:
@@ -78,7 +94,7 @@ class Run:
         self.began = min(self.began, time.monotonic() - seconds)
 
     def how_to_go_on(self) -> str:
-        return f"python {self.config['command'][0]} --resume {self.folder} goes on with it"
+        return f"python {called(self.config['command'][0])} --resume {self.folder} goes on with it"
 
     def so_far(self) -> dict:
         """What `keep` was last given; {} before that."""

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from files import InputError
+from support.files import InputError
 
 
 def count() -> int:

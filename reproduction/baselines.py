@@ -1,7 +1,7 @@
 """The baselines of tables 1 to 6: recommenders, their fair versions, popularity and a lookup.
 
-    python baselines.py --model sasrec --attr gender
-    python baselines.py --model all --attr gender
+    python -m reproduction.baselines --model sasrec --attr gender
+    python -m reproduction.baselines --model all --attr gender
 
 The models are in `recommenders.py`. Here they are trained, made fair in the same kind of game as the
 paper's prompt, and measured as everything else is: the same split, the same saved candidates, the same
@@ -33,7 +33,7 @@ from torch import nn
 
 import train
 from attack import attack, floor
-from baseline_flags import FAIR, FILTERED, NAMES, RECOMMENDERS, configs, parse_args
+from audit.surfaces import surfaces, unmet
 from cfp import (
     CFPConfig,
     Discriminator,
@@ -42,19 +42,19 @@ from cfp import (
     set_rates,
     step,
 )
-from checkpoints import Checkpoint, forget
 from data import TASKS, Corpus, hold_out, marks_of, met_before, people_with
-from datasets import ToyConfig, fingerprint, load_dataset
 from evaluate import attacked_row, circumstances, how_many_candidates
-from files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
-from flags import command_to_resume, pick_device, settings
-from flags import parse_args as train_args
 from mixer import subsets
 from p5 import P5Config, finished, make_corpus, open_run, read_attrs
 from ranks import candidate_ranks, held_out_ranks, hits, ndcg_at, popularity, rank_of_first
-from recommenders import PMF, BERT4Rec, Filters, Interactions, Prompt, SASRec, SimpleX
-from runs import Run, minutes
-from surfaces import surfaces, unmet
+from reproduction.baseline_flags import FAIR, FILTERED, NAMES, RECOMMENDERS, configs, parse_args
+from reproduction.recommenders import PMF, BERT4Rec, Filters, Interactions, Prompt, SASRec, SimpleX
+from support.checkpoints import Checkpoint, forget
+from support.datasets import ToyConfig, fingerprint, load_dataset
+from support.files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
+from support.flags import command_to_resume, pick_device, settings
+from support.flags import parse_args as train_args
+from support.runs import Run, minutes
 
 Recommender = PMF | SimpleX | SASRec | BERT4Rec
 Fair = Filters | Prompt

@@ -3,8 +3,8 @@
 import math
 from typing import Callable, Iterable
 
-import published
-from report import (
+from reproduction import published
+from reproduction.report import (
     DATA_NAMES,
     HITS,
     LETTERS,

@@ -1,8 +1,8 @@
 """How fast it is, as ratios within one run: against `transformers`, and against the machine's own limit.
 
-    python benchmark.py                       # a T5 of t5-small's shape, random weights; some minutes
-    python benchmark.py --rows step,scores --repeats 9
-    python benchmark.py --rows default        # the default command, from start to table
+    python -m reproduction.benchmark                  # a T5 of t5-small's shape, random weights
+    python -m reproduction.benchmark --rows step,scores --repeats 9
+    python -m reproduction.benchmark --rows default   # the default command, from start to table
 
 Each row times two or more ways of doing the same thing one after the other, again and again, so that
 whatever else the machine does meets all of them, and prints the minimum and the median of each, in
@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from answers import score_candidates
 from cfp import (
     CFP,
     CFPConfig,
@@ -44,8 +43,6 @@ from cfp import (
     u_emb_of,
 )
 from data import Batch
-from files import InputError, run_command
-from flags import Parser, pick_device
 from model import (
     NO_TOKEN,
     T5,
@@ -57,7 +54,10 @@ from model import (
 )
 from p5 import DTYPES
 from ranks import rank_of_first, ranks_by_end
-from runs import hardware
+from support.candidates import score_candidates
+from support.files import InputError, run_command
+from support.flags import Parser, pick_device
+from support.runs import ROOT, hardware
 
 SMALL = dict(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_decoder_layers=6, num_heads=8)
 SHAPES = {"t5-small": SMALL, "t5-base": SMALL | dict(d_model=768, d_ff=3072, num_heads=12)}
@@ -547,7 +547,7 @@ def row_bf16(world: World, table: Table, repeats: int) -> None:
 
 def row_default(world: World, table: Table, repeats: int) -> None:
     """`python train.py --attr gender` in an empty folder, from the start of Python to the table; once."""
-    script = Path(__file__).resolve().parent / "train.py"
+    script = ROOT / "train.py"
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:

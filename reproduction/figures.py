@@ -10,9 +10,8 @@ import math
 import statistics
 from pathlib import Path
 
-import published
-from files import write_atomically
-from report import (
+from reproduction import published
+from reproduction.report import (
     HITS,
     LETTERS,
     PROBES,
@@ -24,6 +23,7 @@ from report import (
     line,
     two_digits,
 )
+from support.files import write_atomically
 
 FIGURES = {
     "3": "what the three probes read",

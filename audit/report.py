@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from attack import ATTACKERS, BOOTSTRAP, SHUFFLES, attack, floor, leace, make_folds
+from audit.surfaces import SURFACES, raw_history, surfaces, top10, unmet
 from data import Corpus, marks_of, people_with
 from model import Backbone, Prefix
 from p5 import Opened
 from ranks import held_out_ranks, hits, popularity
-from surfaces import SURFACES, raw_history, surfaces, top10, unmet
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:

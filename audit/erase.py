@@ -1,6 +1,6 @@
 """LEACE in place of the prompt: what a closed form leaves of an attribute, and of the recommendations.
 
-    python erase.py --attr gender --run runs/toy-gender-seed0
+    python -m audit.erase --attr gender --run runs/toy-gender-seed0
 
 The encoder's states at the user's tokens are erased (Belrose et al. 2023) before the decoder reads them, so
 that Hit@k and the attack are about the same states, as they are behind a prompt. Leaves leace-gender.json.
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from attack import attack, leace, make_folds
+from audit.surfaces import user_states
 from data import TASKS, Batch, people_with
-from files import InputError, run_command, write_atomically
-from flags import Parser, at_least
 from model import T5, Encoded
 from p5 import Opened, open_run
 from ranks import held_out_ranks, hits
-from surfaces import user_states
+from support.files import InputError, run_command, write_atomically
+from support.flags import Parser, at_least
 
 
 def erased_ranks(opened: Opened, task: str, users: np.ndarray, erase) -> np.ndarray:

@@ -16,16 +16,15 @@ from typing import IO, NamedTuple
 
 import torch
 
-import baseline_flags
-import report
 from data import TASKS
-from datasets import ToyConfig, fingerprint, load_dataset
-from files import InputError, lock
-from flags import parse_args as train_args
-from flags import pick_device, settings
 from p5 import SCRATCH, read_attrs
-from report import LLAMA, PROBES
-from weights import read_config
+from reproduction import baseline_flags, report
+from reproduction.report import LLAMA, PROBES
+from support.datasets import ToyConfig, fingerprint, load_dataset
+from support.files import InputError, lock
+from support.flags import parse_args as train_args
+from support.flags import pick_device, settings
+from support.weights import read_config
 
 # -------------------------------------------------------------------------------------------------
 # What each table and figure needs
