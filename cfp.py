@@ -1,76 +1,22 @@
-"""Counterfactually-fair prompting: the prefix, the discriminator and the three losses (Eq. 2-5).
+"""Counterfactually-fair prompting: the prefix, the discriminator, the losses of Eq. 2-5, the game of both.
 
-The axes' letters are explained at the top of `model.py`. `train.py` plays the game of Algorithm 1
-with these pieces; `evaluate.py` attacks what came out of it.
+The axes' letters are explained at the top of `model.py`. `train.py` plays Algorithm 1 with these pieces;
+`probe.py` attacks what came out of it.
 """
 
-from dataclasses import dataclass
+import math
+from typing import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Batch
-from model import Backbone, Encoded, LlamaConfig, Prefix, T5Config, target_loss
+from model import Backbone, Encoded, Prefix, target_loss
+from support.configs import CFPConfig, LlamaConfig, T5Config
 from support.files import InputError
 from support.processes import all_rows, average
-
-
-@dataclass(frozen=True)
-class CFPConfig:
-    """The hyper-parameters of one counterfactually-fair prompt; the defaults are the fair game's.
-
-    # Differs from the paper: with its T = 10 and R = 20 (`PAPER_SCHEDULE`) the discriminator is
-    # out of date: the prefix hides from a classifier of long ago, and a fresh one still reads the
-    # attribute. Here the discriminator moves `dis_steps` times after every single step of the
-    # prefix. Lines 10-12 are left out (`rec_steps` 0): L_rec is in every step of line 6 as well.
-    """
-
-    prefix_len: int = 20  # tokens; the paper's {5, 15, 30}
-    prefix_hidden: int = 64  # width of the reparametrising MLP
-    lam: float = 2.0  # lambda of Eq. 4, weight of the discriminator; the paper's {1, 5, 10, 100}
-    inner_steps: int = 1  # T of the prefix in line 3, per batch; the paper's {10, 20}
-    rec_steps: int = 0  # T of the prefix in line 10; the paper's {10, 20}
-    dis_steps: int = 3  # T of the discriminator in line 14; the paper's {10, 20}
-    every: int = 1  # R, batches between two updates of the discriminator; the paper's 20
-    epochs: int = 65  # passes over the users, who are each met once per epoch
-    batch_size: int = 128  # users, each with one prompt per task; the paper's 16
-    lr: float = 5e-3  # of the prefix, AdamW; falls linearly to a twentieth
-    dis_lr: float = 5e-3  # of the discriminators, AdamW
-    dis_depths: tuple[int, ...] = (1, 3, 7)  # linear layers of each member; the paper's one has 7
-    dis_hidden: int = 128  # width between the discriminator's layers
-    dis_dropout: float = 0.2
-    dis_noise: float = 0.35  # standard deviations of Gaussian noise on the discriminator's input
-    dis_weight_decay: float = 0.3
-    # Beyond the paper: "scores" has the discriminator read the decoder's first state as well, from
-    # which the answer is written, so that not only the user tokens are cleaned.
-    hide_from: str = "user-tokens"
-    # L_dis counts up to so many times the labels' entropy, None: always. Not 1: on users that they have
-    # not met before, discriminators do a little worse than a blind guess where a fresh attacker
-    # still reads, and more than half of the batches would count for nothing.
-    cap: float | None = 1.15
-    # or "soft": a soft probing prompt in its place, as in section 6, without the cap
-    discriminator: str = "classifier"
-
-
-# Section 5.1 and appendix A.3. # Paper silent: epochs and learning rates, which are ours; two
-# epochs are 1,500 steps of the prefix in the toy world.
-PAPER_SCHEDULE = dict(  # T, R and lambda of section 5.1
-    prefix_len=15,
-    lam=10.0,
-    inner_steps=10,
-    rec_steps=10,
-    dis_steps=10,
-    every=20,
-    epochs=2,
-    batch_size=16,
-    dis_lr=1e-2,
-    dis_depths=(7,),
-    dis_dropout=0.0,
-    dis_noise=0.0,
-    dis_weight_decay=0.01,
-    cap=None,
-)
 
 
 class StackPrefix(nn.Module):
@@ -106,11 +52,11 @@ class CFP(nn.Module):
     nothing.
     """
 
-    def __init__(self, cfg: CFPConfig, model_cfg: T5Config | LlamaConfig):
+    def __init__(self, cfg: CFPConfig, model_cfg: T5Config | LlamaConfig, decoder_depth: int = 2):
         super().__init__()
         shapes, size = model_cfg.prefix_shapes, (cfg.prefix_len, cfg.prefix_hidden)
         self.encoder = StackPrefix(*size, shapes["encoder"]) if "encoder" in shapes else None
-        self.decoder = StackPrefix(*size, shapes["decoder"])
+        self.decoder = StackPrefix(*size, shapes["decoder"], decoder_depth)
 
     def forward(self) -> Prefix:
         return Prefix(None if self.encoder is None else self.encoder(), self.decoder())
@@ -193,52 +139,46 @@ def mean_user_state(encoded_bsd: Tensor, user_mask: Tensor) -> Tensor:
     return (encoded_bsd * weight).sum(1) / weight.sum(1)  # float32 whatever the backbone's type
 
 
+def read_user_tokens(
+    model: Backbone, encoded: list[Encoded], batches: list[Batch], prefix: Prefix | None
+) -> list[Tensor]:
+    """u_emb of Algorithm 1: mean(E_u) (b, d) of each task's prompts, as encoded behind a prefix.
+
+    Where several processes share a batch, each gets the rows of all: a discriminator looks at the whole
+    batch. (`model` and `prefix` are for adversaries who read something else; see `probe.py`.)
+    """
+    pairs = zip(encoded, batches)
+    return [all_rows(mean_user_state(e.states, batch.user_mask)) for e, batch in pairs]
+
+
 def forward(
-    model: Backbone, prefix: Prefix | None, batches: list[Batch], hide_from: str = "user-tokens"
+    model: Backbone, prefix: Prefix | None, batches: list[Batch], read: Callable = read_user_tokens
 ) -> tuple[Tensor, list[Tensor]]:
     """rec_loss and u_emb of Algorithm 1, lines 4 and 11, for one batch of prompts per task.
 
-    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb is what `read` gives.
+    rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb is what `read` makes of the prompts.
     """
     encoded = [model.encode(batch.input_ids, batch.mask, prefix) for batch in batches]
     rec_losses = [target_loss(model, e, batch.target_ids) for e, batch in zip(encoded, batches)]
-    return torch.stack(rec_losses).mean(), read(model, encoded, batches, hide_from)
+    return torch.stack(rec_losses).mean(), read(model, encoded, batches, prefix)
 
 
 @torch.no_grad()
 def u_emb_of(
-    model: Backbone, prefix: Prefix, batches: list[Batch], hide_from: str = "user-tokens"
+    model: Backbone, prefix: Prefix, batches: list[Batch], read: Callable = read_user_tokens
 ) -> list[Tensor]:
     """u_emb of Algorithm 1, line 15, alone and without a gradient: the answers are not decoded."""
     encoded = [model.encode(batch.input_ids, batch.mask, prefix) for batch in batches]
-    return read(model, encoded, batches, hide_from)
-
-
-def read(
-    model: Backbone, encoded: list[Encoded], batches: list[Batch], hide_from: str
-) -> list[Tensor]:
-    """What the discriminator is given: the user states (b, d) of each task's prompts as encoded.
-
-    With `hide_from` "scores" they are followed by the decoder's first state for each task. Where several
-    processes share a batch, each gets the rows of all: the discriminator looks at the whole batch.
-    """
-    u_emb = [mean_user_state(e.states, batch.user_mask) for e, batch in zip(encoded, batches)]
-    u_emb += [first_decoder_state(model, e) for e in encoded if hide_from == "scores"]
-    return [all_rows(user_bd) for user_bd in u_emb]
-
-
-def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
-    """(b, d): what the first token of the answer is predicted from."""
-    start = torch.full_like(encoded.mask[:, :1], model.cfg.decoder_start_token_id, dtype=torch.long)
-    return model.decode(start, encoded)[:, 0].float()
+    return read(model, encoded, batches, prefix)
 
 
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
     """L_dis of Eq. 3 in nats, (readings,): about log c where the discriminator guesses blindly.
 
-    `u_emb` is what `forward` gives. `labels` (b,) are class indices, negative for users whose label is
-    held out: they count in nothing here. Or they are (b, c), how likely each class is of each user
-    (`expected.py`). Each entry is the mean over the users that count and over the members.
+    `u_emb` is what `forward` gives, a tensor (b, d) for each reading. `labels` (b,) are class indices,
+    negative for users whose label is held out: they count in nothing here. Or they are (b, c), how likely
+    each class is of each user (`support/expected.py`). Each entry is the mean over the users that count
+    and over the members.
     """
     if labels.ndim == 1:
         n_known, y = (labels >= 0).sum(), labels.clamp(min=-1).repeat(len(u_emb))
@@ -253,7 +193,7 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
 
 
 def adversarial_loss(
-    rec_loss: Tensor, dis_losses: list[Tensor], lams: list[float], caps: list[float]
+    rec_loss: Tensor, dis_losses: Tensor | list[Tensor], lams: list[float], caps: list[float]
 ) -> Tensor:
     """L of Eq. 4, rec_loss - lambda * dis_loss, a scalar; with several attributes L of Eq. 5.
 
@@ -265,6 +205,99 @@ def adversarial_loss(
     """
     capped = [dis_loss.clamp(max=cap).mean() for dis_loss, cap in zip(dis_losses, caps)]
     return rec_loss - sum(lam * dis_loss for lam, dis_loss in zip(lams, capped))
+
+
+def entropy_of(labels: np.ndarray) -> float:
+    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess.
+
+    `labels` are class indices (users,), negative where not known, or how likely each class is (users, c).
+    """
+    if labels.ndim == 1:
+        labels = labels[labels >= 0]
+        shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    else:
+        shares = labels.mean(0)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
+    """lambda_k of Eq. 5 for each attribute k, of whose labels the entropy in nats is given.
+
+    # Paper silent: how they differ. A loss counts in units of its labels' entropy: with one lambda for
+    all, the prefix mostly follows the 21 occupations and gender stays readable (AUC 72 in place of 60
+    for a prefix from scratch that hides all three).
+    """
+    if len(entropy) == 1:
+        return {attr: lam for attr in entropy}
+    return {attr: lam * math.log(2) / nats for attr, nats in entropy.items()}
+
+
+class Game:
+    """Algorithm 1 as seen by its adversary: the discriminators, what they read, what their losses count.
+
+    `labels` gives each attribute's class indices (users,), negative where the adversary may not know
+    them, or how likely each class is (users, c). `choices` are what can be hidden together: one for a
+    prompt; of the mixer's, one is drawn for each batch (K of Eq. 5). `size` says how wide a state is
+    and how many are read of each user.
+    # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
+    set for each; one for all left up to nine points more of the AUC.
+    """
+
+    read = staticmethod(read_user_tokens)  # what the discriminators are given
+    can_collapse = True  # as a classifier can, which begins with a blind guess
+
+    def __init__(
+        self,
+        labels: dict[str, np.ndarray],
+        choices: list[tuple[str, ...]],
+        cfg: CFPConfig,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        device: torch.device,
+    ):
+        self.cfg, self.choices, self.size, self.rng = cfg, choices, size, rng
+        n_classes = {k: y.shape[1] if y.ndim == 2 else int(y.max()) + 1 for k, y in labels.items()}
+        self.adversary = {
+            attrs: {k: self.discriminator(n_classes[k]).to(device) for k in attrs}
+            for attrs in choices
+        }
+        everyone = (c for of_choice in self.adversary.values() for c in of_choice.values())
+        self.members = nn.ModuleList(everyone)
+        self.optimizer = torch.optim.AdamW(
+            self.members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True
+        )
+        self.labels = {k: torch.from_numpy(y).to(device) for k, y in labels.items()}
+        self.entropy = {k: entropy_of(y) for k, y in labels.items()}
+        self.lams = lambdas(cfg.lam, self.entropy)
+        cap = math.inf if cfg.cap is None else cfg.cap
+        self.caps = {k: cap * nats for k, nats in self.entropy.items()}
+
+    def discriminator(self, n_classes: int) -> nn.Module:
+        """A new one, for an attribute of so many classes."""
+        width, n_readings = self.size
+        return Discriminator(self.cfg, width, n_classes, n_readings)
+
+    def draw(self) -> tuple[str, ...]:
+        """K of Eq. 5: which attributes the next batch hides."""
+        return self.choices[self.rng.integers(len(self.choices))]
+
+    def dis_loss(
+        self, attrs: tuple[str, ...], u_emb: list[Tensor], users: np.ndarray | Tensor
+    ) -> Tensor:
+        """L_dis of lines 5 and 16, (attributes, readings), in nats; see `discriminator_loss`."""
+        C, y = self.adversary[attrs], self.labels
+        return torch.stack([discriminator_loss(C[k], u_emb, y[k][users]) for k in attrs])
+
+    def adversarial_loss(
+        self, rec_loss: Tensor, dis_loss: Tensor, attrs: tuple[str, ...]
+    ) -> Tensor:
+        """L of line 6; see `adversarial_loss`."""
+        lams, caps = [self.lams[k] for k in attrs], [self.caps[k] for k in attrs]
+        return adversarial_loss(rec_loss, dis_loss, lams, caps)
+
+    def blind(self, attrs: tuple[str, ...]) -> float:
+        """The mean loss in nats of blind guesses at these attributes."""
+        return sum(self.entropy[k] for k in attrs) / len(attrs)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) -> None:
@@ -286,10 +319,3 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) 
             f"the length of its gradient {norm.item():g}; try a smaller rate (--help lists them)"
         )
     optimizer.step()
-
-
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Each parameter group's learning rate becomes `factor` times its initial one."""
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-        group["lr"] = group["initial_lr"] * factor

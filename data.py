@@ -1,24 +1,21 @@
 """From people and items to the token ids that the recommender reads.
 
-In this order: the leave-one-out split, the negatives, item numbers, the tokenizer, the paper's two
-prompts, batches. Nothing but this file knows how text becomes tokens. Users and items are indices
-into a `Dataset` here; the text calls user u `user_{u + 1}` and an item by its number.
+In this order: the leave-one-out split, the negatives, item numbers, the paper's two prompts, examples,
+batches. Users and items are indices into a `Dataset` here; the text calls user u `user_{u + 1}` and an
+item by its number.
 """
 
-import hashlib
-import io
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import numpy as np
-import sentencepiece
 import torch
 from torch import Tensor
 
+from support.configs import P5Config
 from support.datasets import Dataset
-from support.files import InputError
+from support.tokens import Tokenizer, train_pieces
 
 TASKS = "sequential", "direct"
 N_NEGATIVES = 100  # section 5.1
@@ -95,128 +92,23 @@ def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001
     return numbers
 
 
-# -------------------------------------------------------------------------------------------------
-# Text and tokens
-# -------------------------------------------------------------------------------------------------
-
-
-def train_tokenizer(
-    n_users: int, n_items: int, nouns: tuple[str, str, str], begins: bool = False
-) -> bytes:
-    """A sentencepiece model for the small backbones in which every user and item number is one piece.
-
-    Raised on the prompts' own words; any other text falls back to bytes, so nothing is unknown. With
-    `begins` it has a token <s> for the beginning of a text, which makes it one of Llama's kind.
-    """
-    sentence = f"{sequential_prompt(1, [1001, 1002], nouns)} {direct_prompt(1, [1001], nouns)}"
-    words = sentence.replace("_1", "").replace("1001", "").replace("1002", "")
-    pieces = {f"▁{word.strip(',.?')}" for word in words.split()} - {"▁"}
-    pieces = [*sorted(pieces), "_", ",", ".", "?"]
-    pieces += [f"▁{1001 + i}" for i in range(n_items)] + [str(u + 1) for u in range(n_users)]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([sentence]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=len(pieces) + 4 + 256 + 64,  # pad, </s>, <unk>, <s>; bytes; room for letters
-        hard_vocab_limit=False,
-        user_defined_symbols=pieces,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=3 if begins else -1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
-class Tokenizer:
-    """A sentencepiece model of T5's kind or of Llama's, word by word.
-
-    No piece of these models crosses a space, so a text's pieces are those of its words one after
-    the other: words are encoded once and remembered, and a word's positions are known. T5's kind ends
-    a prompt with </s>; Llama's, which has a token <s>, begins it with that.
-    Raises InputError, naming `source`, for bytes that are no sentencepiece model.
-    """
-
-    def __init__(self, proto: bytes, source: str = "tokenizer", n_sentinels: int = 0):
-        self.proto, self.n_sentinels = proto, n_sentinels
-        try:
-            self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError:
-            raise InputError(f"{source}: not a sentencepiece model; copy it again") from None
-        self.vocab_size = self.model.get_piece_size() + n_sentinels
-        self.eos_id, bos_id = self.model.eos_id(), self.model.bos_id()
-        if self.eos_id < 0:
-            raise InputError(
-                f"{source}: has no end token </s>, which ends every answer; take another"
-            )
-        self.before = [] if bos_id < 0 else [bos_id]
-        self.after = [self.eos_id] if bos_id < 0 else []
-        self.pad_id = max(
-            self.model.pad_id(), 0
-        )  # Llama's has none; padding is looked at by nobody
-        self.cache: dict[str, tuple[int, ...]] = {}
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change with any byte of the model."""
-        return hashlib.sha256(self.proto).hexdigest()[:12]
-
-    def word(self, word: str) -> tuple[int, ...]:
-        """Token ids of a word; <extra_id_0> is the last of T5's sentinels, which stand above its pieces."""
-        ids = self.cache.get(word)
-        if ids is None:
-            number = word.removeprefix("<extra_id_").removesuffix(">")
-            if f"<extra_id_{number}>" == word and number in map(str, range(self.n_sentinels)):
-                ids = (self.vocab_size - 1 - int(number),)
-            else:
-                ids = tuple(self.model.encode(word))
-            self.cache[word] = ids
-        return ids
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of token ids, without the marks of its beginning, its end and its padding."""
-        marks = {self.pad_id, self.eos_id, *self.before}
-        return self.model.decode([i for i in ids if i not in marks and i < len(self.model)])
-
-
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a published folder: T5's `spiece.model` with 100 sentinels, or `tokenizer.model`.
-
-    Raises InputError where there is neither, or where it has more tokens than the model, `vocab_size`.
-    """
-    for name, n_sentinels in ("spiece.model", 100), ("tokenizer.model", 0):
-        path = folder / name
-        if path.is_file():
-            tokenizer = Tokenizer(path.read_bytes(), str(path), n_sentinels)
-            if tokenizer.vocab_size > vocab_size:
-                raise InputError(
-                    f"{path}: {tokenizer.vocab_size} tokens, but vocab_size in "
-                    f"{folder / 'config.json'} is {vocab_size}; copy both again"
-                )
-            return tokenizer
-    raise InputError(f"{folder}: spiece.model or tokenizer.model is missing; copy it there")
+def bare_verb(verb: str) -> str:
+    return {"watched": "watch", "bought": "buy"}[verb]
 
 
 def sequential_prompt(user: int, history: list[int], nouns: tuple[str, str, str]) -> str:
     """The paper's prompt for sequential recommendation (section 3), for numbers of user and items."""
     plural, singular, verb = nouns
-    base = {"watched": "watch", "bought": "buy"}[verb]
     return (
         f"User_{user} has already {verb} the following {plural} {', '.join(map(str, history))}. "
-        f"Which {singular} user_{user} would like to {base} next?"
+        f"Which {singular} user_{user} would like to {bare_verb(verb)} next?"
     )
 
 
 def direct_prompt(user: int, candidates: list[int], nouns: tuple[str, str, str]) -> str:
     """The paper's prompt for direct recommendation (section 3), for numbers of user and candidates."""
     _, singular, verb = nouns
-    base = {"watched": "watch", "bought": "buy"}[verb]
-    question = f"Which {singular} user_{user} would like to {base}"
+    question = f"Which {singular} user_{user} would like to {bare_verb(verb)}"
     if len(candidates) == 0:
         # Differs from the paper: with no candidates listed (--prompt-candidates 0) the words that
         # announce a list would announce nothing.
@@ -237,6 +129,14 @@ def encode_prompt(text: str, user: int, tokenizer: Tokenizer) -> tuple[list[int]
         ids += pieces
         is_user += [word in names] * len(pieces)
     return ids + tokenizer.after, is_user + [False] * len(tokenizer.after)
+
+
+def train_tokenizer(
+    n_users: int, n_items: int, nouns: tuple[str, str, str], begins: bool = False
+) -> bytes:
+    """The sentencepiece model of a backbone from scratch, made of the prompts' words; see `train_pieces`."""
+    sentence = f"{sequential_prompt(1, [1001, 1002], nouns)} {direct_prompt(1, [1001], nouns)}"
+    return train_pieces(sentence, n_users, n_items, begins)
 
 
 @dataclass(frozen=True)
@@ -263,6 +163,21 @@ class Corpus:
         return [self.tokenizer.word(str(number)) + end for number in self.numbers]
 
 
+def make_corpus(dataset: Dataset, tokenizer: Tokenizer | None, cfg: P5Config, seed: int) -> Corpus:
+    """The data set as prompts, in the tokens of `tokenizer`; without one, all but the prompts."""
+    split = leave_one_out(dataset.histories)
+    return Corpus(
+        dataset=dataset,
+        split=split,
+        negatives=draw_negatives(dataset, seed),
+        numbers=sequential_indexing(split.train, len(dataset.titles)),
+        tokenizer=tokenizer,
+        window=cfg.window,
+        max_tokens=cfg.max_tokens,
+        prompt_candidates=cfg.prompt_candidates,
+    )
+
+
 class Example(NamedTuple):
     user: int
     input_ids: list[int]
@@ -278,7 +193,6 @@ class Batch(NamedTuple):
     mask: Tensor  # (b, s) bool, True on text
     user_mask: Tensor  # (b, s) bool, True on the tokens of the user
     target_ids: Tensor  # (b, y), -1 after the end
-    targets: np.ndarray  # (b,) item indices
 
 
 def sequential_example(corpus: Corpus, user: int, history: np.ndarray, target: int) -> Example:
@@ -356,32 +270,48 @@ def marks_of(histories: list[np.ndarray], n_items: int) -> np.ndarray:
     return marks
 
 
-def held_out_example(corpus: Corpus, task: str, user: int, part: str) -> Example:
-    """The prompt whose answer is the user's held-out item, `part` "valid" or "test".
+class Asked(NamedTuple):
+    """What a recommender is asked: the prompts of some users whose answers are their held-out items."""
 
-    At test time the history includes the validation item, as it would have by then.
-    """
-    target = getattr(corpus.split, part)[user]
-    assert target >= 0, f"user {user} has no {part} item"
-    if task == "sequential":
-        return sequential_example(corpus, user, met_before(corpus, user, part), target)
-    candidates = np.empty(0, dtype=np.int64)
-    if corpus.prompt_candidates:
-        candidates = candidates_of(corpus, task, user, part)
-        candidates = np.random.default_rng([user, 3]).permutation(candidates)
-    return direct_example(corpus, user, candidates, target)
+    corpus: Corpus
+    task: str  # one of TASKS
+    part: str  # "valid" or "test"
+    users: np.ndarray  # (users,), who all have an item in that part
 
+    def example(self, user: int) -> Example:
+        """A user's prompt. At test time the history includes the validation item, as it would by then."""
+        corpus, target = self.corpus, getattr(self.corpus.split, self.part)[user]
+        assert target >= 0, f"user {user} has no {self.part} item"
+        if self.task == "sequential":
+            return sequential_example(corpus, user, met_before(corpus, user, self.part), target)
+        candidates = np.empty(0, dtype=np.int64)
+        if corpus.prompt_candidates:
+            candidates = np.random.default_rng([user, 3]).permutation(self.candidates(user))
+        return direct_example(corpus, user, candidates, target)
 
-def candidates_of(corpus: Corpus, task: str, user: int, part: str) -> np.ndarray:
-    """What is ranked: the held-out item first, then the user's negatives.
+    def candidates(self, user: int) -> np.ndarray:
+        """What is ranked: the held-out item first, then the user's negatives.
 
-    When a direct prompt lists candidates, these are ranked and no others: an item that is not
-    listed could be told from the answer by that alone.
-    """
-    negatives = corpus.negatives[user]
-    if task == "direct" and corpus.prompt_candidates:
-        negatives = negatives[: corpus.prompt_candidates]
-    return np.append(getattr(corpus.split, part)[user], negatives[negatives >= 0])
+        When a direct prompt lists candidates, these are ranked and no others: an item that is not
+        listed could be told from the answer by that alone.
+        """
+        negatives = self.corpus.negatives[user]
+        if self.task == "direct" and self.corpus.prompt_candidates:
+            negatives = negatives[: self.corpus.prompt_candidates]
+        return np.append(getattr(self.corpus.split, self.part)[user], negatives[negatives >= 0])
+
+    def batches(
+        self, batch_size: int, device: torch.device
+    ) -> Iterator[tuple[np.ndarray, "Batch"]]:
+        """(rows in `users`, their prompts as a Batch), shortest first so that little is padded."""
+        examples = [self.example(user) for user in self.users]
+        order = np.argsort([len(example.input_ids) for example in examples], kind="stable")
+        for rows in np.split(order, range(batch_size, len(order), batch_size)):
+            yield rows, collate(self.corpus, [examples[row] for row in rows], device)
+
+    def labels(self, attr: str) -> np.ndarray:
+        """These users' classes (users,) of an attribute."""
+        return self.corpus.dataset.labels(attr)[self.users]
 
 
 def collate(corpus: Corpus, examples: list[Example], device: str | torch.device = "cpu") -> Batch:
@@ -404,5 +334,4 @@ def collate(corpus: Corpus, examples: list[Example], device: str | torch.device 
         mask=torch.from_numpy(mask).to(device),
         user_mask=torch.from_numpy(user_mask).to(device),
         target_ids=torch.from_numpy(target_ids).to(device),
-        targets=np.array([example.target for example in examples]),
     )

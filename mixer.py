@@ -1,32 +1,26 @@
 """The prompt mixer: one attention layer over the prompts of whichever attributes a user wants ignored.
 
 Section 4.1. Each attribute's counterfactually-fair prompt is trained alone (`cfp.py`); the mixer makes
-one prefix of any number of them, of any lengths, for the same frozen model. `train.py` trains it.
+one prefix of any number of them, of any lengths, for the same frozen model. `train.py` trains it;
+`open_run` at the end opens what it left, so that any choice of attributes can be hidden.
 """
 
-from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import MASKED, Attention, LlamaConfig, Prefix, RMSNorm, T5Config
-
-
-@dataclass(frozen=True)
-class MixerConfig:
-    """The hyper-parameters of the mixer; the game that trains it is `CFPConfig`'s, but for these."""
-
-    hidden: int = 256  # width of the attention, all heads together
-    n_heads: int = 8
-    lam: float = 5.0  # lambda of Eq. 5, for labels of log 2 nats; of h nats, lam * log 2 / h
-    # AdamW, a fifth of the prompts': the discriminators meet a choice in every fourth batch, and
-    # a prefix that moves too fast escapes them (at 5e-3 gender is read with 79 behind all three).
-    lr: float = 1e-3
-    dis_lr: float = 1e-2  # of the discriminators, AdamW
-    dis_steps: int = 16  # T of the discriminators in line 14: with 8 they did not keep up
-    epochs: int = 55  # passes over the users
+from cfp import CFP
+from data import Corpus, hold_out, make_corpus
+from model import MASKED, Attention, Backbone, Prefix, RMSNorm, load_backbone
+from support.command import read_finished
+from support.configs import CFPConfig, LlamaConfig, MixerConfig, T5Config
+from support.flags import DTYPES
+from support.runs import Run, load_part
 
 
 def subsets(attrs: list[str]) -> list[tuple[str, ...]]:
@@ -36,24 +30,22 @@ def subsets(attrs: list[str]) -> list[tuple[str, ...]]:
 
 def as_tokens(prefix: Prefix) -> Tensor:
     """A prefix of n tokens as vectors (b or 1, n, w): each token's keys and values of both stacks."""
-    stacks = [stack for stack in prefix[:2] if stack is not None]  # (l, 2, b, h, n, e) each
+    stacks = [stack for stack in prefix if stack is not None]  # (l, 2, b, h, n, e) each
     return torch.cat([s.permute(2, 4, 0, 1, 3, 5).flatten(2) for s in stacks], dim=-1)
 
 
-def as_prefix(
-    x_bnw: Tensor, shapes: dict[str, tuple[int, int, int]], mask: Tensor | None
-) -> Prefix:
+def as_prefix(x_bnw: Tensor, shapes: dict[str, tuple[int, int, int]]) -> Prefix:
     """The way back from `as_tokens`."""
     widths = [2 * layers * heads * width for layers, heads, width in shapes.values()]
     stacks = {}
     for (name, (layers, heads, width)), x in zip(shapes.items(), x_bnw.split(widths, dim=-1)):
         stacks[name] = x.unflatten(2, (layers, 2, heads, width)).permute(2, 3, 0, 4, 1, 5)
-    return Prefix(stacks.get("encoder"), stacks["decoder"], mask)
+    return Prefix(stacks.get("encoder"), stacks["decoder"])
 
 
 def concatenate(prefixes: list[Prefix]) -> Prefix:
     """The chosen prompts one beside the other: the simplest way to combine them, and the mixer's input."""
-    stacks = zip(*(prefix[:2] for prefix in prefixes))
+    stacks = zip(*prefixes)
     return Prefix(*(None if parts[0] is None else torch.cat(parts, dim=-2) for parts in stacks))
 
 
@@ -81,24 +73,83 @@ class Mixer(nn.Module):
             nn.init.normal_(projection.weight, std=2.0 * width**-0.5)
         nn.init.zeros_(self.attention.o.weight)
 
-    def forward(self, prefixes: list[Prefix], chosen: Tensor | None = None) -> Prefix:
-        """One prefix from those of the chosen attributes, as long as all of them together.
-
-        `chosen` (b, attributes) says for each row of a batch which of the prefixes count for it; the
-        others are padding there. Without it all of them count, for every row. A row that chose
-        none reads a prefix of padding alone, which is none.
-        """
-        x_bnw, mask = as_tokens(concatenate(prefixes)), None
+    def forward(self, prefixes: list[Prefix]) -> Prefix:
+        """One prefix from those of the chosen attributes, as long as all of them together."""
+        x_bnw = as_tokens(concatenate(prefixes))
         lengths = torch.tensor([prefix.decoder.shape[-2] for prefix in prefixes])
         owner = torch.arange(len(prefixes)).repeat_interleave(lengths).to(x_bnw.device)
         # (1, n, n): of its own prompt a token sees nothing
         hidden = (owner == owner[:, None]).unsqueeze(0)
-        if chosen is not None:
-            mask = chosen[:, owner]
-            x_bnw, hidden = x_bnw.expand(len(mask), -1, -1), hidden | ~mask[:, None, :]
         normed, attention = self.norm(x_bnw), self.attention
         # a key and a value of zeros in front: what a token may look at that says nothing
         keys, values = (F.pad(part, (0, 0, 1, 0)) for part in attention.keys_values(normed))
         bias = F.pad(MASKED * hidden[:, None].to(x_bnw.dtype), (1, 0))
         change = attention(attention.queries(normed), keys, values, bias)
-        return as_prefix(x_bnw + change, self.shapes, mask)
+        return as_prefix(x_bnw + change, self.shapes)
+
+
+class Study(NamedTuple):
+    """What everything in a run is about."""
+
+    corpus: Corpus
+    model: Backbone  # frozen
+    tasks: list[str]
+    seed: int
+    run: Run  # its folder, log and progress
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class Opened(NamedTuple):
+    """A finished run of `train.py`, ready to be measured."""
+
+    config: dict  # its config.json
+    corpus: Corpus
+    model: Backbone  # frozen
+    prefixes: dict[str, Prefix]  # of each attribute that the run hides
+    mixer: Mixer | None  # of those of several
+    held_out: dict[str, np.ndarray]  # of each, (users,) True where the adversary did not know it
+
+    def hiding(self, attrs: tuple[str, ...]) -> Prefix | None:
+        """The prefix that hides these attributes of the run (section 4.1); None, no prefix, for none."""
+        prompts = [self.prefixes[attr] for attr in attrs]
+        if self.mixer is None or not prompts:
+            return prompts[0] if prompts else None
+        with torch.no_grad():
+            return self.mixer(prompts)
+
+
+def load_prompt(
+    folder: Path, attr: str, cfg: CFPConfig, model: Backbone, frozen: dict[str, str]
+) -> Prefix:
+    """The prompt of an attribute that a run has trained for this model; see `load_part`."""
+    return load_part(
+        CFP(cfg, model.cfg), folder / f"cfp-{attr}.safetensors", model, frozen
+    ).frozen()
+
+
+def load_mixer(folder: Path, cfg: MixerConfig, model: Backbone, frozen: dict[str, str]) -> Mixer:
+    """The mixer that a run has trained for this model; see `load_part`."""
+    return load_part(Mixer(cfg, model.cfg), folder / "mixer.safetensors", model, frozen)
+
+
+def open_run(folder: Path, device: torch.device) -> Opened:
+    """The data, the frozen backbone, the prompts and the mixer of a run's folder.
+
+    Raises InputError where the folder is no finished run, or its data or its backbone have changed.
+    """
+    folder = Path(folder)
+    found = read_finished(folder)
+    config, (p5, cfg, mixer_cfg), frozen = found.config, found.configs, found.frozen
+    model = load_backbone(found.p5_folder, DTYPES[config["dtype"]], device)
+    model = model.requires_grad_(False).eval()
+    corpus = make_corpus(found.dataset, found.tokenizer, p5, config["seed"])
+    prefixes = {attr: load_prompt(folder, attr, cfg, model, frozen) for attr in config["attrs"]}
+    mixer = None if mixer_cfg is None else load_mixer(folder, mixer_cfg, model, frozen)
+    hidden = {
+        attr: hold_out(found.dataset, attr, config["label holdout"], config["seed"]) < 0
+        for attr in prefixes
+    }
+    return Opened(config, corpus, model, prefixes, mixer, hidden)

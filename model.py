@@ -14,7 +14,7 @@ know what they mean.
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,96 +22,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.files import InputError, enough_memory, save_tensors, write_atomically
-from support.weights import public_names, read_config, read_tensors
+from support.backbones import fill_backbone
+from support.configs import LlamaConfig, T5Config, config_from
+from support.files import save_tensors, write_atomically
+from support.tokens import Tokenizer
+from support.weights import public_names, read_config
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
 NO_TOKEN = -1  # fills up a batch of targets of different lengths
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """What defines a T5, under the names of the public `config.json`; the defaults are the tiny one.
-
-    The tiny backbone has 0.16 million parameters without its embeddings and trains from scratch in
-    about a minute; t5-small is d_model 512, d_kv 64, d_ff 2048, 6 layers, 8 heads.
-    """
-
-    vocab_size: int
-    d_model: int = 64
-    d_kv: int = 16  # width of one head; num_heads * d_kv need not equal d_model
-    d_ff: int = 128
-    num_layers: int = 2  # of the encoder
-    num_decoder_layers: int = 2
-    num_heads: int = 4
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128  # tokens; all beyond share the last bucket
-    feed_forward_proj: str = "relu"  # or "gated-gelu" (T5 1.1, Flan-T5)
-    dropout_rate: float = (
-        0.0  # in [0, 1); used while the backbone is trained, never when it is frozen
-    )
-    layer_norm_epsilon: float = 1e-6
-    tie_word_embeddings: bool = True  # the head is the embedding
-    scale_decoder_outputs: bool = (
-        True  # by d_model**-0.5 before the head; where untied, usually not
-    )
-    pad_token_id: int = 0
-    eos_token_id: int = 1
-    decoder_start_token_id: int = 0
-
-    @property
-    def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """(l, h, e) of the prefix of each stack that takes one."""
-        return {
-            "encoder": (self.num_layers, self.num_heads, self.d_kv),
-            "decoder": (self.num_decoder_layers, self.num_heads, self.d_kv),
-        }
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """What defines a Llama, under the names of the public `config.json`; the defaults are the tiny one."""
-
-    vocab_size: int
-    hidden_size: int = 64
-    intermediate_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 4  # fewer than the heads of the queries: several share one
-    head_dim: int = 16
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0  # the slowest rotation takes about 2 pi * theta tokens
-    tie_word_embeddings: bool = False
-    bos_token_id: int = 1
-    eos_token_id: int = 2
-
-    @property
-    def d_model(self) -> int:
-        return self.hidden_size
-
-    @property
-    def decoder_start_token_id(self) -> int:
-        # Paper silent: what stands between prompt and answer of a decoder-only model; we write
-        # <s> prompt <s> answer </s>, which every tokenizer of this family can.
-        return self.bos_token_id
-
-    @property
-    def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """(l, h, e) of the prefix of the one stack."""
-        return {"decoder": (self.num_hidden_layers, self.num_key_value_heads, self.head_dim)}
 
 
 class Prefix(NamedTuple):
     """Keys and values for every self-attention layer of a stack: (l, 2, b or 1, h, n, e), or None.
 
     Index 0 of the second axis holds the keys, index 1 the values. A batch axis of 1 serves all
-    rows. A decoder-only model has no encoder and takes the decoder's alone. `mask` (b or 1, n) is
-    True on the tokens that count, in both stacks, where rows have prefixes of different lengths.
+    rows. A decoder-only model has no encoder and takes the decoder's alone.
     """
 
     encoder: Tensor | None
     decoder: Tensor | None
-    mask: Tensor | None = None
 
 
 class Encoded(NamedTuple):
@@ -125,14 +54,9 @@ class Encoded(NamedTuple):
     def of_rows(self, rows: Tensor) -> "Encoded":
         """The same prompts, some of them only; `rows` are indices (n,)."""
         states, mask, prefix, keys_values = self
-        if prefix is not None:  # a batch axis of 1 serves all rows
-            axes = 2, 2, 0
-            prefix = Prefix(
-                *(
-                    part if part is None or part.shape[axis] == 1 else part.index_select(axis, rows)
-                    for part, axis in zip(prefix, axes)
-                )
-            )
+        if prefix is not None:
+            shared = lambda stack: stack is None or stack.shape[2] == 1  # serves all rows
+            prefix = Prefix(*(s if shared(s) else s.index_select(2, rows) for s in prefix))
         if keys_values is not None:
             keys_values = [(keys[rows], values[rows]) for keys, values in keys_values]
         return Encoded(states[rows], mask[rows], prefix, keys_values)
@@ -262,18 +186,9 @@ def join(*parts: tuple[Tensor, Tensor] | Tensor | None) -> tuple[Tensor, Tensor]
     return torch.cat([k for k, _ in parts], dim=2), torch.cat([v for _, v in parts], dim=2)
 
 
-def in_front(prefix: Prefix | None, prefix_ls: Tensor | None, visible: Tensor) -> Tensor:
-    """`visible` (b or 1, s or 1, k) of a stack with a column for each token of its prefix in front.
-
-    Every token sees all of a prefix but its padding.
-    """
-    if prefix_ls is None:
-        return visible
-    if prefix.mask is None:
-        return F.pad(visible, (prefix_ls.shape[-2], 0), value=True)
-    rows, own = max(len(visible), len(prefix.mask)), prefix.mask[:, None, :]
-    columns = own.expand(rows, visible.shape[1], -1)
-    return torch.cat([columns, visible.expand(rows, -1, -1)], dim=-1)
+def in_front(prefix_ls: Tensor | None, visible: Tensor) -> Tensor:
+    """`visible` (b or 1, s or 1, k) with a column for each token of a prefix in front: all see it."""
+    return visible if prefix_ls is None else F.pad(visible, (prefix_ls.shape[-2], 0), value=True)
 
 
 def for_rows(prefix: Tensor | None, keys: Tensor) -> Tensor | None:
@@ -281,9 +196,21 @@ def for_rows(prefix: Tensor | None, keys: Tensor) -> Tensor | None:
     return None if prefix is None else prefix.to(keys.dtype).expand(-1, len(keys), -1, -1, -1)
 
 
-# -------------------------------------------------------------------------------------------------
-# T5
-# -------------------------------------------------------------------------------------------------
+class Backbone(nn.Module):
+    """What a T5 and a Llama have alike: their configuration, an embedding and a head, which may be tied."""
+
+    def __init__(self, cfg: T5Config | LlamaConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embedding = embedding(cfg.vocab_size, cfg.d_model)
+
+    def head_weight(self) -> Tensor:
+        """(v, d): its rows times a state of `decode` are the logits."""
+        return (self.embedding if self.head is None else self.head).weight
+
+    def logits(self, states_byd: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (b, y, v) of the token that follows each state."""
+        return F.linear(states_byd, self.head_weight())
 
 
 class Block(nn.Module):
@@ -308,26 +235,15 @@ class Block(nn.Module):
         prefix: Tensor | None = None,
         encoded: Tensor | None = None,
         cross_bias: Tensor | None = None,
-        cache: dict | None = None,
     ) -> Tensor:
-        """x (b, s, d) through the layer. `prefix` is (2, b or 1, h, n, e), `encoded` (b, k, d).
-
-        `cache` holds what earlier calls left for this layer: "self" and "cross" keys and values.
-        """
+        """x (b, s, d) through the layer. `prefix` is (2, b or 1, h, n, e), `encoded` (b, k, d)."""
         normed, attention = self.self_norm(x_bsd), self.self_attention
         own = attention.keys_values(normed)
-        if cache is not None:
-            own = cache["self"] = join(cache.get("self"), own)
-        # after the cache, so that the cache never holds the prefix twice
         keys, values = join(for_rows(prefix, own[0]), own)
         out = attention(attention.queries(normed), keys, values, self_bias)
         x_bsd = x_bsd + self.dropout(out)
         if self.cross_attention is not None:
-            cross = cache.get("cross") if cache is not None else None
-            if cross is None:
-                cross = self.cross_attention.keys_values(encoded)
-                if cache is not None:
-                    cache["cross"] = cross
+            cross = self.cross_attention.keys_values(encoded)
             queries = self.cross_attention.queries(self.cross_norm(x_bsd))
             x_bsd = x_bsd + self.dropout(self.cross_attention(queries, *cross, cross_bias))
         return x_bsd + self.dropout(self.ff(self.ff_norm(x_bsd)))
@@ -369,23 +285,19 @@ class Stack(nn.Module):
         prefix: Tensor | None,
         encoded: Tensor | None = None,
         cross_bias: Tensor | None = None,
-        cache: list[dict] | None = None,
     ) -> Tensor:
         x_bsd = self.dropout(x_bsd)
         for i, layer in enumerate(self.layers):
             layer_prefix = None if prefix is None else prefix[i]
-            layer_cache = None if cache is None else cache[i]
-            x_bsd = layer(x_bsd, bias, layer_prefix, encoded, cross_bias, layer_cache)
+            x_bsd = layer(x_bsd, bias, layer_prefix, encoded, cross_bias)
         return self.dropout(self.norm(x_bsd))
 
 
-class T5(nn.Module):
+class T5(Backbone):
     """Encoder-decoder transformer: text in, the probability of each next token of the answer out."""
 
     def __init__(self, cfg: T5Config):
-        super().__init__()
-        self.cfg = cfg
-        self.embedding = embedding(cfg.vocab_size, cfg.d_model)
+        super().__init__(cfg)
         self.encoder = Stack(cfg, is_decoder=False)
         self.decoder = Stack(cfg, is_decoder=True)
         self.head = None
@@ -397,7 +309,7 @@ class T5(nn.Module):
         assert input_ids.shape == mask.shape, f"ids {input_ids.shape} but mask {mask.shape}"
         prefix_ls = check_prefix(prefix.encoder if prefix else None, len(self.encoder.layers))
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
-        visible = in_front(prefix, prefix_ls, mask[:, None, :])
+        visible = in_front(prefix_ls, mask[:, None, :])
         bias = self.encoder.self_bias(position, position, visible)
         return Encoded(self.encoder(self.embedding(input_ids), bias, prefix_ls), mask, prefix)
 
@@ -405,55 +317,24 @@ class T5(nn.Module):
         self,
         decoder_input_ids: Tensor,
         encoded: Encoded,
-        cache: list[dict] | None = None,
         positions: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
         """Decoder states (b, y, d) after each of the ids (b, y), as `logits` wants them.
 
-        With a `cache` (from `new_cache`) the ids are the continuation of those of earlier calls.
         `positions` (b or 1, y) and `visible` (b or 1, y, y) replace the default order 0, 1, 2, .. in
         which each token sees those before it; `score_candidates` lays a tree out with them.
         """
         prefix = encoded.prefix
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.decoder.layers))
-        positions, key_positions, visible = in_order(decoder_input_ids, cache, positions, visible)
-        visible = in_front(prefix, prefix_ls, visible)
-        bias = self.decoder.self_bias(positions, key_positions, visible)
+        positions, visible = in_order(decoder_input_ids, positions, visible)
+        bias = self.decoder.self_bias(positions, positions, in_front(prefix_ls, visible))
         cross_bias = MASKED * (~encoded.mask)[:, None, None, :].to(encoded.states.dtype)
         x_byd = self.embedding(decoder_input_ids)
-        states = self.decoder(x_byd, bias, prefix_ls, encoded.states, cross_bias, cache)
+        states = self.decoder(x_byd, bias, prefix_ls, encoded.states, cross_bias)
         if self.cfg.scale_decoder_outputs:  # the tied embedding has unit variance per entry
             states = states * self.cfg.d_model**-0.5
         return states
-
-    def new_cache(self) -> list[dict]:
-        """An empty key/value cache for `decode`, one entry per decoder layer."""
-        return [{} for _ in self.decoder.layers]
-
-    def head_weight(self) -> Tensor:
-        """(v, d): its rows times a state of `decode` are the logits."""
-        return (self.embedding if self.head is None else self.head).weight
-
-    def logits(self, states_byd: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (b, y, v) of the token that follows each decoder state."""
-        return F.linear(states_byd, self.head_weight())
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        decoder_input_ids: Tensor,
-        prefix: Prefix | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (b, y, v) for ids (b, s) and decoder ids (b, y). Without a mask, padding ids are masked."""
-        mask = input_ids != self.cfg.pad_token_id if mask is None else mask
-        return self.logits(self.decode(decoder_input_ids, self.encode(input_ids, mask, prefix)))
-
-
-# -------------------------------------------------------------------------------------------------
-# Llama
-# -------------------------------------------------------------------------------------------------
 
 
 class Rotary(NamedTuple):
@@ -498,61 +379,59 @@ class LlamaBlock(nn.Module):
         by: Rotary,
         prefix: Tensor | None,
         prompt: tuple[Tensor, Tensor] | None,
-        cache: dict,
-    ) -> Tensor:
-        """x (b, s, d) through the layer; it attends to prefix, prompt (keys and values) and itself.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (b, s, d) through the layer, which sees prefix, prompt and text, and the text's keys and values.
 
-        The text's keys and values, with those of earlier calls, are left in `cache` as "self". The
-        prefix takes no rotary position: its keys are free vectors, which every position meets
+        The prefix takes no rotary position: its keys are free vectors, which every position meets
         unturned, and the text keeps the positions that it has without a prefix.
         """
         normed, attention = self.self_norm(x_bsd), self.self_attention
         keys, values = attention.keys_values(normed)
-        own = cache["self"] = join(cache.get("self"), (rotate(keys, by), values))
+        own = rotate(keys, by), values
         keys, values = join(for_rows(prefix, keys), prompt, own)
         x_bsd = x_bsd + attention(rotate(attention.queries(normed), by), keys, values, bias)
-        return x_bsd + self.ff(self.ff_norm(x_bsd))
+        return x_bsd + self.ff(self.ff_norm(x_bsd)), own
 
 
-class Llama(nn.Module):
+class Llama(Backbone):
     """Decoder-only transformer: prompt and answer are one text, every token sees those before it."""
 
     def __init__(self, cfg: LlamaConfig):
-        super().__init__()
-        self.cfg = cfg
-        self.embedding = embedding(cfg.vocab_size, cfg.hidden_size)
+        super().__init__(cfg)
         self.layers = nn.ModuleList(LlamaBlock(cfg) for _ in range(cfg.num_hidden_layers))
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.head = None
         if not cfg.tie_word_embeddings:
             self.head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
 
-    def run(self, ids, positions, visible, prefix, prompts, cache) -> Tensor:
-        """States (b, y, d) of ids (b, y) at positions (b or 1, y); `visible` (b or 1, y, prompt + own)."""
+    def run(self, ids, positions, visible, prefix, prompts) -> tuple[Tensor, list]:
+        """States (b, y, d) of ids (b, y) at positions (b or 1, y), and each layer's keys and values.
+
+        `visible` is (b or 1, y, prompt + own); `prompts` are the keys and values that go before, if any.
+        """
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.layers))
-        x_byd = self.embedding(ids)
-        visible = in_front(prefix, prefix_ls, visible)
-        bias = MASKED * (~visible)[:, None].to(x_byd.dtype)
+        x_byd, own = self.embedding(ids), []
+        bias = MASKED * (~in_front(prefix_ls, visible))[:, None].to(x_byd.dtype)
         by = rotary(positions, self.cfg.head_dim, self.cfg.rope_theta)
         for i, layer in enumerate(self.layers):
             layer_prefix = None if prefix_ls is None else prefix_ls[i]
             prompt = None if prompts is None else prompts[i]
-            x_byd = layer(x_byd, bias, by, layer_prefix, prompt, cache[i])
-        return self.norm(x_byd)
+            x_byd, keys_values = layer(x_byd, bias, by, layer_prefix, prompt)
+            own.append(keys_values)
+        return self.norm(x_byd), own
 
     def encode(self, input_ids: Tensor, mask: Tensor, prefix: Prefix | None = None) -> Encoded:
         """Prompts of token ids (b, s) as read; `mask` (b, s) is True on text; padding is on the right."""
         assert input_ids.shape == mask.shape, f"ids {input_ids.shape} but mask {mask.shape}"
-        position, cache = torch.arange(input_ids.shape[1], device=mask.device), self.new_cache()
+        position = torch.arange(input_ids.shape[1], device=mask.device)
         visible = (position <= position[:, None]) & mask[:, None, :]
-        states = self.run(input_ids, position[None], visible, prefix, None, cache)
-        return Encoded(states, mask, prefix, [layer["self"] for layer in cache])
+        states, keys_values = self.run(input_ids, position[None], visible, prefix, None)
+        return Encoded(states, mask, prefix, keys_values)
 
     def decode(
         self,
         decoder_input_ids: Tensor,
         encoded: Encoded,
-        cache: list[dict] | None = None,
         positions: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
@@ -560,57 +439,22 @@ class Llama(nn.Module):
 
         The arguments are those of `T5.decode`; positions count from the end of the prompt.
         """
-        positions, _, visible = in_order(decoder_input_ids, cache, positions, visible)
-        cache = self.new_cache() if cache is None else cache
+        positions, visible = in_order(decoder_input_ids, positions, visible)
         n_rows, n_ids = decoder_input_ids.shape
         prompt = encoded.mask[:, None, :].expand(n_rows, n_ids, -1)
         visible = torch.cat([prompt, visible.expand(n_rows, -1, -1)], dim=-1)
         positions = encoded.mask.sum(1, keepdim=True) + positions
-        return self.run(
-            decoder_input_ids, positions, visible, encoded.prefix, encoded.keys_values, cache
-        )
-
-    def new_cache(self) -> list[dict]:
-        """An empty key/value cache for `decode`, one entry per layer."""
-        return [{} for _ in self.layers]
-
-    def head_weight(self) -> Tensor:
-        """(v, d): its rows times a state are the logits."""
-        return (self.embedding if self.head is None else self.head).weight
-
-    def logits(self, states_bsd: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (b, s, v) of the token that follows each state."""
-        return F.linear(states_bsd, self.head_weight())
-
-    def forward(
-        self, input_ids: Tensor, prefix: Prefix | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Logits (b, s, v) for ids (b, s). Padding on the right needs no mask: no text sees it."""
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
-        return self.logits(self.encode(input_ids, mask, prefix).states)
+        prefix, prompts = encoded.prefix, encoded.keys_values
+        return self.run(decoder_input_ids, positions, visible, prefix, prompts)[0]
 
 
-# -------------------------------------------------------------------------------------------------
-# What both share
-# -------------------------------------------------------------------------------------------------
-
-Backbone = T5 | Llama
-
-
-def in_order(ids: Tensor, cache: list[dict] | None, positions: Tensor | None, visible) -> tuple:
-    """(positions of ids (1, y), of all keys (1, k), visible (1, y, k)): one token after the other.
-
-    Those before are in the cache. Positions and `visible` that were given are kept.
-    """
-    past = cache[0]["self"][0].shape[2] if cache and "self" in cache[0] else 0
-    key_positions = torch.arange(past + ids.shape[1], device=ids.device)[None]
+def in_order(ids: Tensor, positions: Tensor | None, visible: Tensor | None) -> tuple:
+    """(positions (b or 1, y), visible (b or 1, y, y)) of ids (b, y): one after the other, or as given."""
     if positions is None:
-        positions = key_positions[:, past:]
-    else:
-        key_positions = positions
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
     if visible is None:
-        visible = key_positions[:, None, :] <= positions[:, :, None]
-    return positions, key_positions, visible
+        visible = positions[:, None, :] <= positions[:, :, None]
+    return positions, visible
 
 
 def target_loss(model: Backbone, encoded: Encoded, target_ids: Tensor) -> Tensor:
@@ -659,11 +503,15 @@ def init_from_scratch(model: Backbone, generator: torch.Generator) -> None:
         param.normal_(0.0, std, generator=generator)
 
 
-# -------------------------------------------------------------------------------------------------
-# Files: the public layout, `config.json` beside the weights
-# -------------------------------------------------------------------------------------------------
-
-MODELS = {"t5": (T5, T5Config), "llama": (Llama, LlamaConfig)}
+def from_scratch(kind: str, tokenizer: Tokenizer, d_ff: int, seed: int) -> Backbone:
+    """A tiny T5 ("tiny") or Llama ("tiny-llama") of random weights, for this tokenizer."""
+    if kind == "tiny":
+        model = T5(T5Config(tokenizer.vocab_size, d_ff=d_ff))
+    else:
+        ends = dict(bos_token_id=tokenizer.before[0], eos_token_id=tokenizer.eos_id)
+        model = Llama(LlamaConfig(tokenizer.vocab_size, intermediate_size=d_ff, **ends))
+    init_from_scratch(model, torch.Generator().manual_seed(seed))
+    return model
 
 
 def save_backbone(model: Backbone, folder: Path) -> None:
@@ -675,42 +523,15 @@ def save_backbone(model: Backbone, folder: Path) -> None:
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
-def config_from(config: dict) -> T5Config | LlamaConfig:
-    """The shape of the model that a public `config.json` is about, as `read_config` gives it."""
-    kind = MODELS[config["model_type"]][1]
-    known = {field.name for field in fields(kind)}
-    return kind(**{key: value for key, value in config.items() if key in known})
-
-
 def load_backbone(
     folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Backbone:
-    """The T5 or Llama of a folder in the public layout, frozen by nobody yet.
+    """The T5 or Llama of a folder in the public layout: `config.json` beside the weights, whole or in shards.
 
-    `config.json` with `model.safetensors` or `pytorch_model.bin`, whole or in shards (see
-    `weights.py`). Every tensor of the files is used once, every parameter is filled, every shape is
-    compared. Raises InputError naming the file and the key where that is not so. A tensor that has
-    the wanted type already is not copied: it stays a view of the file.
+    Raises InputError naming the file and the key where the two do not fit; see `fill_backbone`.
     """
     config = read_config(Path(folder))
     with torch.device("meta"):  # no memory for weights that are about to be replaced
-        model = MODELS[config["model_type"]][0](config_from(config))
-    shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
-    state, found = {}, read_tensors(Path(folder), config)
-    is_view = lambda tensor: tensor.dtype == dtype and torch.device(device).type == "cpu"
-    n_copied = sum(tensor.numel() for *_, tensor in found.values() if not is_view(tensor))
-    enough_memory(
-        f"loading {n_copied / 1e6:.1f} M weights from {folder} as {dtype}",
-        n_copied * dtype.itemsize,
-        torch.device(device),
-        "choose a smaller --backbone" + (", or --dtype bf16" if dtype == torch.float32 else ""),
-    )
-    for ours, (path, theirs, tensor) in found.items():
-        if tuple(tensor.shape) != shapes[ours]:
-            raise InputError(
-                f"{path}: {theirs} has shape {tuple(tensor.shape)}, "
-                f"{Path(folder) / 'config.json'} makes it {shapes[ours]}; copy both again"
-            )
-        state[ours] = tensor.to(device=device, dtype=dtype)
-    model.load_state_dict(state, assign=True)
+        model = {"t5": T5, "llama": Llama}[config["model_type"]](config_from(config))
+    fill_backbone(model, config, Path(folder), dtype, device)
     return model

@@ -1,28 +1,345 @@
-"""The paper's three probes (appendix A): what can be had by asking, by tuning and by training.
+"""AUC: who is attacked, with what, on whom; and the paper's three probes (appendix A).
 
     python probe.py --kind classifier --attr gender --run runs/toy-gender-seed0 [--hide gender]
 
-reads an attribute off a run's frozen backbone, bare or, with --hide, through the run's prefix.
+Attackers are fresh: they are trained afterwards on what the recommender's states say of some users, and
+tested on users whom they never saw; they had no part in training the prompt. What they draw is drawn on the
+CPU, so attackers on a GPU are the same ones up to rounding. The command reads an attribute off a run's
+frozen backbone, bare or, with --hide, through the run's prefix.
 """
 
 import copy
-import json
-from pathlib import Path
+import dataclasses
+from functools import partial
+from typing import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from attack import attack, macro_auc, macro_ovo, make_folds, with_interval
-from audit.surfaces import user_states
-from cfp import StackPrefix, set_rates, step
-from data import TASKS, Corpus, Example, collate, encode_prompt, people_with
-from mixer import concatenate
-from model import NO_TOKEN, Backbone, LlamaConfig, Prefix, T5Config, target_loss
-from p5 import Opened, open_run, to_hide
+from cfp import CFP, Game, MLPs, mean_user_state, read_user_tokens, step
+from data import (
+    TASKS,
+    Asked,
+    Corpus,
+    Example,
+    collate,
+    encode_prompt,
+    marks_of,
+    met_before,
+    people_with,
+)
+from mixer import Opened, Study, concatenate, open_run
+from model import NO_TOKEN, Backbone, Encoded, Prefix, target_loss
 from support.candidates import score_candidates
-from support.files import run_command, write_atomically
-from support.flags import Parser, at_least
+from support.configs import CFPConfig, LlamaConfig, T5Config
+from support.files import run_command
+from support.flags import probe_args, to_hide
+from support.processes import all_rows
+from support.runs import write_json
+from support.screens import probe_table
+from support.side_by_side import Problems, Scores, as_ranks, macro_aucs, make_problems
+from support.training import set_rates
+
+FOLDS = 5
+SHUFFLES = 20  # repetitions of a whole attack on shuffled labels, behind every floor
+BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
+
+
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """P(score of a positive > score of a negative) + half P(equal), in [0, 1].
+
+    `scores` (users,), `positive` (users,) bool. `weights` (users, draws) counts every user that
+    often and gives one value per draw; NaN where a draw has no positives or no negatives.
+    """
+    weights = np.ones((len(scores), 1), np.int32) if weights is None else weights
+    order = np.argsort(scores, kind="stable")
+    scores, positives = scores[order], np.flatnonzero(positive[order])
+    weights = np.take(weights, order, axis=0)
+    up_to = np.cumsum(weights, axis=0, dtype=weights.dtype)  # (users, draws)
+    n_users, up_to = up_to[-1], np.concatenate([np.zeros_like(up_to[:1]), up_to])
+    starts, ends = (np.searchsorted(scores, scores[positives], side) for side in ("left", "right"))
+    drawn = weights[positives].astype(float)  # exact: all are whole numbers
+    n_positive = drawn.sum(0)
+    # a sum of mean ranks (Mann and Whitney 1947), less what the positives win among themselves
+    won = (drawn * (up_to[starts] + up_to[ends])).sum(0) / 2.0 - n_positive**2 / 2.0
+    pairs = n_positive * (n_users - n_positive)
+    return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+
+
+def macro_auc(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """AUC of an attribute with any number of classes: (draws,), or one value without weights.
+
+    `scores` (users, c), `labels` (users,). Binary: the AUC of class 1 against class 0.
+    Source: section 5.1.
+    # Paper silent: AUC for more than two classes; we take the mean over the classes of each class
+    against all others (macro one-vs-rest), over all classes that occur.
+    """
+    n_classes = scores.shape[1]
+    if n_classes == 2:
+        return auc(scores[:, 1] - scores[:, 0], labels == 1, weights)
+    per_class = [auc(scores[:, c], labels == c, weights) for c in np.unique(labels)]
+    return np.nanmean(per_class, axis=0)
+
+
+def macro_ovo(scores: np.ndarray, labels: np.ndarray) -> float:
+    """AUC of an attribute as the mean over all pairs of classes that occur (Hand and Till 2001).
+
+    `scores` (users, c). Of each pair's users, the AUC of one class's score against the other's and of
+    the other's against the one's. This is what the paper's release computes.
+    """
+    classes, values = np.unique(labels), []
+    for i, a in enumerate(classes):
+        for b in classes[i + 1 :]:
+            pair = (labels == a) | (labels == b)
+            for c in a, b:
+                values.append(auc(scores[pair, c], labels[pair] == c)[0])
+    return float(np.mean(values))
+
+
+def with_interval(scores: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """[AUC, low, high] of scores (users, c), with a 95% interval over resampled users."""
+    n, part = len(labels), BOOTSTRAP // 10  # ten times a tenth, to keep the memory small
+    first = n * np.arange(part)[:, None]
+    draws = []
+    for _ in range(10):
+        # how often each user is drawn; NumPy's multinomial takes five times as long
+        drawn = (first + rng.integers(n, size=(part, n))).ravel()
+        counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
+        draws.append(macro_auc(scores, labels, counts.T.astype(np.int32, order="C")))
+    interval = np.nanquantile(draws, [0.025, 0.975])
+    return [float(macro_auc(scores, labels)[0]), *map(float, interval)]
+
+
+def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> np.ndarray:
+    """Fold 0 .. n-1 of each user (users,), every class spread evenly over the folds."""
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_class] = np.arange(len(labels)) % n
+    return folds
+
+
+def five_folds(labels: np.ndarray, seeds: list[int]) -> Problems:
+    """What the attackers learn: of each labelling (g, n) five problems, split with that labelling's seed."""
+    drawn = [np.random.default_rng([seed, 4]) for seed in seeds]
+    return make_problems(labels, np.stack([make_folds(*pair) for pair in zip(labels, drawn)]))
+
+
+def attack_logistic(
+    x: Tensor, problems: Problems, n_classes: int, seed: int, penalties: tuple[float, ...]
+) -> list[Scores]:
+    """Logistic regression on x (users, d): mean cross-entropy + penalty / 2 * |weights|^2, each of them.
+
+    All problems go through the same users in one matrix product, with every penalty, and are told apart
+    by who counts. Accelerated gradient descent (Nesterov 1983), 300 steps; the step is one over the
+    largest curvature.
+    """
+    (n, d), (g, f, n_train), k = x.shape, problems.train.shape, len(penalties)
+    counts = x.new_zeros(g, f, n).scatter_(2, problems.train, 1.0 / n_train)
+    counts = counts.flatten(0, 1).T.repeat(1, k).unsqueeze(1)  # (n, 1, k*g*f)
+    one_hot = F.one_hot(problems.labels, n_classes).float()  # (g, n, c)
+    one_hot = one_hot.permute(1, 2, 0).repeat_interleave(f, dim=2).repeat(1, 1, k)  # (n, c, k*g*f)
+    x = torch.cat([x, x.new_ones(n, 1)], dim=1)  # the bias, which is penalised like the others
+    penalty = x.new_tensor(penalties).repeat_interleave(g * f).repeat(n_classes)  # (c*k*g*f)
+    curvature = 0.5 * torch.linalg.matrix_norm(x, 2).square() / n_train + penalty
+    weight = x.new_zeros(d + 1, len(penalty))
+    ahead = weight
+    for i in range(300):
+        # classes in the middle: a softmax over a short last axis takes four times as long
+        p = (x @ ahead).view(n, n_classes, k * g * f).softmax(1)
+        gradient = x.T @ p.sub_(one_hot).mul_(counts).flatten(1) + penalty * ahead
+        previous, weight = weight, ahead - gradient / curvature
+        ahead = weight + i / (i + 3) * (weight - previous)
+    logits = (x @ weight).view(n, n_classes, k, g, f).permute(2, 3, 4, 0, 1).log_softmax(-1)
+    pick = lambda one, rows: one.gather(2, rows.unsqueeze(-1).expand(-1, -1, -1, n_classes))
+    return [Scores(pick(one, problems.valid), pick(one, problems.test)) for one in logits]
+
+
+def attack_mlp(
+    x: Tensor,
+    problems: Problems,
+    n_classes: int,
+    seed: int,
+    depth: int,
+    lr: float,
+) -> list[Scores]:
+    """An MLP on x (users, d); depth 7 is the paper's (appendix A.3). Mean of two of them.
+
+    All problems' networks are trained side by side with AdamW, for 24 passes over their
+    training users at most. A labelling's networks are tested as they were after the pass whose AUC
+    on validation users, mean over the folds, was best, and are not looked at any more when six in a
+    row were not better (up to 30 and ten read the same). No dropout: with 0.3 it reads at most half
+    a point more on MovieLens-1M without a prompt, and one and a half points less through one.
+    """
+    torch.manual_seed(seed)
+    n_seeds, (g, f, n_train) = 2, problems.train.shape
+    together = lambda rows: rows.repeat(n_seeds, 1, 1).flatten(0, 1)  # (s*g*f, users), s the seeds
+    train, rest = together(problems.train), together(torch.cat(problems[2:], dim=2))
+    y = together(problems.labels_of(problems.train))
+    valid_y = problems.labels_of(problems.valid)
+    nets = MLPs(len(train), x.shape[1], n_classes, depth, hidden=64, dropout=0.0).to(x.device)
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=lr, weight_decay=0.3, fused=True)
+    best, waited, kept = x.new_full((g,), -1.0), x.new_zeros(g), None
+    for _ in range(24):
+        order = torch.rand(train.shape).argsort(1).to(x.device)
+        for some in order.split(max(128, n_train // 32), dim=1):  # (nets, b)
+            logits = nets(x[train.gather(1, some)])
+            loss = F.cross_entropy(logits.flatten(0, 1), y.gather(1, some).flatten()) * len(train)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            logits = nets(x[rest]).log_softmax(-1).unflatten(0, (n_seeds, g, f)).mean(0)
+        scores = Scores(*logits.split([problems.valid.shape[2], problems.test.shape[2]], dim=2))
+        valid_auc = macro_aucs(scores.valid, valid_y).mean(1)  # (g,)
+        better = (valid_auc > best) & (waited < 6)
+        best, waited = torch.where(better, valid_auc, best), torch.where(better, 0, waited + 1)
+        keep = better[:, None, None, None]
+        kept = scores if kept is None else Scores(*map(lambda a, b: a.where(keep, b), scores, kept))
+        if (waited >= 6).all():
+            break
+    return [kept]
+
+
+ATTACKERS: dict[str, list[Callable[..., list[Scores]]]] = {  # each with its settings
+    "logistic regression": [partial(attack_logistic, penalties=(1.0, 0.1, 0.01, 0.001))],
+    "seven-layer MLP": [partial(attack_mlp, depth=7, lr=lr) for lr in (1e-3, 4e-3)],
+    "two-layer MLP": [partial(attack_mlp, depth=2, lr=lr) for lr in (1e-3, 1e-2)],
+}
+TOGETHER = "all attackers together"
+
+
+def scores_of(
+    name: str, x: Tensor, problems: Problems, n_classes: int, seed: int
+) -> Iterator[Scores]:
+    """What that attacker makes of the users with each of its settings, one after the other."""
+    for attacker in ATTACKERS[name]:
+        yield from attacker(x, problems, n_classes, seed)
+
+
+def standardised(features: np.ndarray) -> Tensor:
+    """Features (users, d) with mean 0 and standard deviation 1 in every column."""
+    x = torch.from_numpy(features).float()
+    return (x - x.mean(0)) / (x.std(0) + 1e-6)
+
+
+def cross_fit(
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None,
+    seeds: list[int],
+    device: str | torch.device,
+) -> tuple[list[str], Tensor, Tensor]:
+    """Every attacker on features (users, d) and one or more labellings (g, users), each with its seed.
+
+    Returns the attackers' names, their AUC on validation users (a, g), the mean over the folds, and
+    each tested user's ranks (a, g, users, c), on the CPU. Of an attacker's settings the one with the best
+    validation AUC counts, for each labelling. Where there are more attackers than one, the mean of
+    their ranks is another. Features are standardised (no label is looked at for that).
+    """
+    problems = five_folds(labels, seeds).to(device)
+    y_valid, n_classes = problems.labels_of(problems.valid), int(labels.max()) + 1
+    x, found = standardised(features).to(device), []
+    for name in names or ATTACKERS:
+        best = None
+        for scores in scores_of(name, x, problems, n_classes, seeds[0]):
+            ranks = Scores(*map(as_ranks, scores))
+            valid_auc = macro_aucs(ranks.valid, y_valid).mean(1)
+            if best is None:
+                best_auc, best = valid_auc, ranks
+            better = (valid_auc > best_auc)[:, None, None, None]
+            best = Scores(*(torch.where(better, a, b) for a, b in zip(ranks, best)))
+            best_auc = torch.maximum(valid_auc, best_auc)
+        found.append((name, best_auc, best))
+    if len(found) > 1:
+        mean = Scores(*(sum(parts) / len(found) for parts in zip(*(best for _, _, best in found))))
+        found.append((TOGETHER, macro_aucs(mean.valid, y_valid).mean(1), mean))
+    rows = problems.test.flatten(1).unsqueeze(-1).expand(-1, -1, n_classes)
+    pooled = [
+        x.new_zeros(*labels.shape, n_classes).scatter_(1, rows, best.test.flatten(1, 2))
+        for _, _, best in found
+    ]
+    return (
+        [name for name, _, _ in found],
+        torch.stack([v for _, v, _ in found]).cpu(),
+        torch.stack(pooled).cpu(),
+    )
+
+
+def attack(
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> dict:
+    """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
+
+    Five folds over the users, stratified by class: an attacker is tested on one, chosen on a second and
+    trained on the other three, so that every user is tested once. Chosen are its settings, the pass at
+    which a network is taken and which attacker is the strongest, each once for all five folds; so a tested
+    user's label has a part in a choice among a few dozen, through the network of another fold. That errs
+    towards finding a leak, and `floor` repeats it. Returns "auc", the strongest attacker's [AUC, low,
+    high] on tested users, with a 95% interval over resampled users; "strongest", its name; for each "by
+    attacker" the same triple, "validation" the AUC it was chosen by, and "one-vs-one".
+    """
+    assert (np.bincount(labels) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
+    tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device)
+    rng, ranks = np.random.default_rng([seed, 15]), ranks[:, 0].numpy()
+    by_attacker = {name: with_interval(one, labels, rng) for name, one in zip(tried, ranks)}
+    strongest = tried[valid_auc[:, 0].argmax()]
+    return {
+        "auc": by_attacker[strongest],
+        "strongest": strongest,
+        "by attacker": by_attacker,
+        "validation": dict(zip(tried, valid_auc[:, 0].tolist())),
+        "one-vs-one": {name: macro_ovo(one, labels) for name, one in zip(tried, ranks)},
+    }
+
+
+def floor(
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None = None,
+    seed: int = 0,
+    shuffles: int = SHUFFLES,
+    device: str | torch.device = "cpu",
+) -> float:
+    """How far from one half `attack` gets on these features when there is nothing to find.
+
+    The whole of it, the choice of the strongest included, is repeated on shuffled labels; returned is
+    the 95% quantile of the distances between its AUC on tested users and one half.
+    """
+    rng, distances = np.random.default_rng([seed, 13]), []
+    shuffled = np.stack([rng.permutation(labels) for _ in range(shuffles)])
+    for some in np.array_split(np.arange(shuffles), -(-shuffles // 5)):  # fast, in little memory
+        seeds = (seed + 1 + some).tolist()
+        _, valid_auc, ranks = cross_fit(features, shuffled[some], names, seeds, device)
+        strongest = ranks[valid_auc.argmax(0), torch.arange(len(some))]
+        distances.append((macro_aucs(strongest, torch.from_numpy(shuffled[some])) - 0.5).abs())
+    return float(np.quantile(torch.cat(distances).numpy(), 0.95))
+
+
+@torch.no_grad()
+def user_states(
+    model: Backbone, asked: Asked, prefix: Prefix | None = None, batch_size: int = 256
+) -> np.ndarray:
+    """Mean user-token states (users, d) of the held-out prompts: what the paper's attack is given."""
+    states = np.zeros((len(asked.users), model.cfg.d_model), dtype=np.float32)
+    for rows, batch in asked.batches(batch_size, next(model.parameters()).device):
+        encoded = model.encode(batch.input_ids, batch.mask, prefix)
+        states[rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
+    return states
+
+
+def raw_history(corpus: Corpus) -> np.ndarray:
+    """(users, items): which items each tested user interacted with before the test item."""
+    histories = [met_before(corpus, user, "test") for user in people_with(corpus, "test")]
+    return marks_of(histories, len(corpus.numbers))
 
 
 def class_names(corpus: Corpus, attr: str) -> list[str]:
@@ -46,11 +363,6 @@ def history_of(corpus: Corpus, user: int) -> str:
     return ", ".join(str(corpus.numbers[item]) for item in items)
 
 
-# -------------------------------------------------------------------------------------------------
-# A.1: asking
-# -------------------------------------------------------------------------------------------------
-
-
 def question(corpus: Corpus, user: int, attr: str, with_history: bool, asked: bool) -> str:
     """The paper's words, "Input" of the discrete prompts of appendix A.1.
 
@@ -65,21 +377,17 @@ def question(corpus: Corpus, user: int, attr: str, with_history: bool, asked: bo
 
 
 def manual_prompt(
-    corpus: Corpus,
-    user: int,
-    attr: str,
-    with_history: bool,
-    known: np.ndarray,
+    corpus: Corpus, user: int, attr: str, with_history: bool, others: np.ndarray
 ) -> str:
-    """A question about `user`; before it those about the `known` users with their answers, if any.
+    """A question about `user`; before it those about the `others` with their answers, if any.
 
     As many of them are taken, in their order, as `corpus.max_tokens` allows.
     """
     encode = lambda text: len(encode_prompt(text, user + 1, corpus.tokenizer)[0])
-    asked = question(corpus, user, attr, with_history, asked=len(known) == 0)
+    asked = question(corpus, user, attr, with_history, asked=len(others) == 0)
     length, context = encode(asked), []
     names = class_names(corpus, attr)
-    for other in known:
+    for other in others:
         answer = names[corpus.dataset.attributes[attr][other]]
         text = f"{question(corpus, other, attr, with_history, asked=False)} {answer}."
         length += encode(text)
@@ -90,35 +398,57 @@ def manual_prompt(
 
 
 @torch.no_grad()
+def class_scores(
+    opened: Opened,
+    attr: str,
+    prefix: Prefix | None,
+    text_of: Callable[[int], str],
+    users: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """log P(class | text), (users, c): the answer is constrained to the attribute's values.
+
+    Source: appendix A.1, which takes the constraint from De Cao et al. 2021. Every value is scored exactly.
+    """
+    corpus, model, rows = opened.corpus, opened.model, []
+    answers, device = [class_answers(corpus, attr)], next(model.parameters()).device
+    for batch in np.array_split(users, -(-len(users) // batch_size)):
+        encoded = model.encode(*as_batch(corpus, batch, map(text_of, batch), device), prefix)
+        rows.append(score_candidates(model, encoded, answers).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def as_batch(
+    corpus: Corpus, users: np.ndarray, texts: Iterable[str], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A text about each user as ids and mask (b, s)."""
+    encode = lambda user, text: encode_prompt(text, user + 1, corpus.tokenizer)
+    examples = [Example(user, *encode(user, text), -1) for user, text in zip(users, texts)]
+    batch = collate(corpus, examples, device)
+    return batch.input_ids, batch.mask
+
+
 def manual_scores(
     opened: Opened,
     attr: str,
     prefix: Prefix | None,
-    with_history: bool,
-    in_context: bool,
+    asking: tuple[bool, bool],
     users: np.ndarray,
     seed: int,
-    batch_size: int = 32,
 ) -> np.ndarray:
-    """log P(class | question), (users, c): the answer is constrained to the attribute's values.
+    """`class_scores` of the discrete prompts of appendix A.1; `asking`: (in context?, with history?).
 
-    Source: appendix A.1; the constraint De Cao et al. 2021. Every value is scored exactly. The users
-    in a context are drawn at random from all others.
+    The users in a context are drawn at random from all others.
     """
-    corpus, model = opened.corpus, opened.model
-    device, rng = next(model.parameters()).device, np.random.default_rng([seed, 9])
-    answers, rows = [class_answers(corpus, attr)], []
-    for batch in np.array_split(users, -(-len(users) // batch_size)):
-        examples = []
-        for user in batch:
-            others = np.setdiff1d(np.flatnonzero(corpus.dataset.is_person), [user])
-            known = rng.permutation(others)[: 64 if in_context else 0]
-            text = manual_prompt(corpus, user, attr, with_history, known)
-            examples.append(Example(user, *encode_prompt(text, user + 1, corpus.tokenizer), -1))
-        asked = collate(corpus, examples, device)
-        encoded = model.encode(asked.input_ids, asked.mask, prefix)
-        rows.append(score_candidates(model, encoded, answers).cpu().numpy())
-    return np.concatenate(rows)
+    corpus, rng = opened.corpus, np.random.default_rng([seed, 9])
+    in_context, with_history = asking
+
+    def text_of(user: int) -> str:
+        others = np.setdiff1d(np.flatnonzero(corpus.dataset.is_person), [user])
+        others = rng.permutation(others)[: 64 if in_context else 0]
+        return manual_prompt(corpus, user, attr, with_history, others)
+
+    return class_scores(opened, attr, prefix, text_of, users, 32)
 
 
 def probe_manual(opened: Opened, attr: str, prefix: Prefix | None, seed: int) -> dict:
@@ -129,61 +459,36 @@ def probe_manual(opened: Opened, attr: str, prefix: Prefix | None, seed: int) ->
         for with_history in False, True:
             name = f"{'in-context' if in_context else 'direct'}, "
             name += f"{'with' if with_history else 'without'} interactions"
-            scores = manual_scores(opened, attr, prefix, with_history, in_context, users, seed)
+            asking = in_context, with_history
+            scores = manual_scores(opened, attr, prefix, asking, users, seed)
             found[name] = measured(scores, labels, seed)
     return found
 
 
-# -------------------------------------------------------------------------------------------------
-# A.2: tuning a soft prompt
-# -------------------------------------------------------------------------------------------------
-
-
-class SoftPrompt(nn.Module):
+def soft_prompt(model_cfg: T5Config | LlamaConfig, length: int = 15) -> CFP:
     """The soft probing prompt of Eq. 6: the encoder's from a two-layer MLP, the decoder's from a three-layer.
 
     Source: appendix A.2. # Differs from the paper: keys and values in every layer, like the CFP's, in
     place of vectors before the text; they read more (the paper's reference for the MLPs, Li and
     Liang 2021, has them in every layer too).
     """
-
-    def __init__(self, model_cfg: T5Config | LlamaConfig, length: int = 15, hidden: int = 64):
-        super().__init__()
-        shapes = model_cfg.prefix_shapes
-        self.encoder = None
-        if "encoder" in shapes:
-            self.encoder = StackPrefix(length, hidden, shapes["encoder"], depth=2)
-        self.decoder = StackPrefix(length, hidden, shapes["decoder"], depth=3)
-
-    def forward(self, before: Prefix | None = None) -> Prefix:
-        """The soft prompt, after the prefix `before` that is to be probed through."""
-        soft = Prefix(None if self.encoder is None else self.encoder(), self.decoder())
-        if before is None:
-            return soft
-        return concatenate([before, soft])
+    return CFP(CFPConfig(prefix_len=length, prefix_hidden=64), model_cfg, decoder_depth=3)
 
 
-def soft_batch(corpus: Corpus, users: np.ndarray, device) -> tuple[Tensor, Tensor]:
-    """The discrete part of the soft probe's input (appendix A.2), ids and mask (b, s)."""
+def after(prefix: Prefix | None, soft: CFP) -> Prefix:
+    """The soft prompt, after the prefix that is to be probed through."""
+    return soft() if prefix is None else concatenate([prefix, soft()])
+
+
+def soft_text(corpus: Corpus, user: int) -> str:
+    """The discrete part of the soft probe's input (appendix A.2)."""
     plural, _, verb = corpus.dataset.nouns
-    examples = []
-    for user in users:
-        text = f"User user_{user + 1} has {verb} {plural} {history_of(corpus, user)}."
-        examples.append(Example(user, *encode_prompt(text, user + 1, corpus.tokenizer), -1))
-    batch = collate(corpus, examples, device)
-    return batch.input_ids, batch.mask
+    return f"User user_{user + 1} has {verb} {plural} {history_of(corpus, user)}."
 
 
-@torch.no_grad()
-def soft_scores(
-    model: Backbone, corpus: Corpus, prefix: Prefix, answers: list, users: np.ndarray
-) -> np.ndarray:
-    """log P(class | input, prompt), (users, c), the answer constrained to the attribute's values."""
-    device, rows = next(model.parameters()).device, []
-    for batch in np.array_split(users, -(-len(users) // 256)):
-        encoded = model.encode(*soft_batch(corpus, batch, device), prefix)
-        rows.append(score_candidates(model, encoded, [answers]).cpu().numpy())
-    return np.concatenate(rows)
+def soft_batch(corpus: Corpus, users: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """These texts as ids and mask (b, s)."""
+    return as_batch(corpus, users, [soft_text(corpus, user) for user in users], device)
 
 
 def answer_tokens(corpus: Corpus, attr: str, device) -> Tensor:
@@ -212,35 +517,30 @@ def probe_soft(
     Source: appendix A.2. One ninth of the nine tenths is kept aside to choose the epoch.
     """
     corpus, model = opened.corpus, opened.model
-    labels = corpus.dataset.labels(attr)
-    rng = np.random.default_rng([seed, 10])
+    labels, rng = corpus.dataset.labels(attr), np.random.default_rng([seed, 10])
     torch.manual_seed(seed)
     people = np.flatnonzero(corpus.dataset.is_person)
     tenth = make_folds(labels[people], rng, 10)
     test, valid, train = people[tenth == 0], people[tenth == 1], people[tenth > 1]
     device = next(model.parameters()).device
-    answers, answer_ids = class_answers(corpus, attr), answer_tokens(corpus, attr, device)
-    soft = SoftPrompt(model.cfg).to(device)
+    answer_ids, text_of = answer_tokens(corpus, attr, device), partial(soft_text, corpus)
+    soft = soft_prompt(model.cfg).to(device)
     optimizer = torch.optim.AdamW(soft.parameters(), 5e-3, weight_decay=0.0, fused=True)
     best, best_auc = None, -1.0
     for epoch in range(epochs):
         set_rates(optimizer, 1 - epoch / epochs)
         for users in np.array_split(rng.permutation(train), -(-len(train) // 64)):
             ids, mask = soft_batch(corpus, users, device)
-            step(optimizer, soft_loss(model, soft(prefix), ids, mask, answer_ids[labels[users]]))
+            loss = soft_loss(model, after(prefix, soft), ids, mask, answer_ids[labels[users]])
+            step(optimizer, loss)
         with torch.no_grad():
-            scores = soft_scores(model, corpus, soft(prefix), answers, valid)
+            scores = class_scores(opened, attr, after(prefix, soft), text_of, valid, 256)
         valid_auc = macro_auc(scores, labels[valid])[0]
         if valid_auc > best_auc:
             best_auc, best = valid_auc, copy.deepcopy(soft)
     with torch.no_grad():
-        scores = soft_scores(model, corpus, best(prefix), answers, test)
+        scores = class_scores(opened, attr, after(prefix, best), text_of, test, 256)
     return {"soft prompt": measured(scores, labels[test], seed)}
-
-
-# -------------------------------------------------------------------------------------------------
-# A.3: training a classifier
-# -------------------------------------------------------------------------------------------------
 
 
 def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int) -> dict:
@@ -253,7 +553,7 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
     users = people_with(corpus, "test")
     labels = corpus.dataset.labels(attr)[users]
     for task in TASKS:
-        states = user_states(opened.model, corpus, task, "test", users, prefix)
+        states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
         attacked = attack(states, labels, ["seven-layer MLP"], seed)
         found[f"classifier, {task} prompts"] = {
             "auc": attacked["auc"],
@@ -261,6 +561,74 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
             "users": len(users),
         }
     return found
+
+
+def first_decoder_state(model: Backbone, encoded: Encoded) -> Tensor:
+    """(b, d): what the first token of the answer is predicted from."""
+    start = torch.full_like(encoded.mask[:, :1], model.cfg.decoder_start_token_id, dtype=torch.long)
+    return model.decode(start, encoded)[:, 0].float()
+
+
+def read_scores(
+    model: Backbone, encoded: list[Encoded], batches: list, prefix: Prefix | None
+) -> list[Tensor]:
+    """u_emb of the user tokens, then for each task the decoder's first state."""
+    user_tokens = read_user_tokens(model, encoded, batches, prefix)
+    return user_tokens + [all_rows(first_decoder_state(model, e)) for e in encoded]
+
+
+class ScoresGame(Game):
+    """Against discriminators that read the decoder's first state as well; `size` counts both readings.
+
+    # Differs from the paper: from that state the answer is written, so more than the user tokens is
+    cleaned.
+    """
+
+    read = staticmethod(read_scores)
+
+
+class SoftGame(Game):
+    """Against a soft probing prompt (section 6): it reads its own prompts through the prefix.
+
+    So what it is given in place of user states is the prefix itself. Its loss counts without end: Eq. 6
+    counts what it takes to write the class's name as well, so it stays far above the entropy (5.7 nats
+    after 480 steps in the toy world), and with a cap the prefix would never be moved by it.
+    """
+
+    read = staticmethod(lambda model, encoded, batches, prefix: [prefix])
+    can_collapse = False  # it begins without the words, far from a blind guess
+
+    def __init__(self, study: Study, labels: dict[str, np.ndarray], choices: list, cfg: CFPConfig):
+        self.study = study
+        cfg = dataclasses.replace(cfg, dis_weight_decay=0.0, cap=None)
+        rng = np.random.default_rng([study.seed, 20])
+        size = study.model.cfg.d_model, len(study.tasks)
+        super().__init__(labels, choices, cfg, size, rng, study.device)
+        self.answers = {k: answer_tokens(study.corpus, k, study.device) for k in labels}
+
+    def discriminator(self, n_classes: int) -> CFP:
+        return soft_prompt(self.study.model.cfg)
+
+    def dis_loss(self, attrs: tuple[str, ...], u_emb: list, users: np.ndarray) -> Tensor:
+        """L of Eq. 6 in place of Eq. 3, (attributes, 1), in nats."""
+        (prefix,), losses = u_emb, []
+        texts = soft_batch(self.study.corpus, users, self.study.device)
+        for k, soft in self.adversary[attrs].items():
+            answers = self.answers[k][self.labels[k][users]]
+            losses.append(soft_loss(self.study.model, after(prefix, soft), *texts, answers))
+        return torch.stack(losses).unsqueeze(1)
+
+
+def game_of(
+    study: Study, labels: dict[str, np.ndarray], choices: list[tuple[str, ...]], cfg: CFPConfig
+) -> Game:
+    """The game that the settings ask for: the paper's, or one against another adversary."""
+    if cfg.discriminator == "soft":
+        return SoftGame(study, labels, choices, cfg)
+    n_readings = len(study.tasks) * (2 if cfg.hide_from == "scores" else 1)
+    size, rng = (study.model.cfg.d_model, n_readings), np.random.default_rng([study.seed, 20])
+    kind = ScoresGame if cfg.hide_from == "scores" else Game
+    return kind(labels, choices, cfg, size, rng, study.device)
 
 
 PROBES = {"manual": probe_manual, "soft": probe_soft, "classifier": probe_classifier}
@@ -282,36 +650,14 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = Parser(
-        description="Read an attribute off a run's frozen backbone with one of the paper's three probes.",
-    )
-    parser.add_argument("--kind", required=True, choices=PROBES, help="appendix A.1, A.2 or A.3")
-    parser.add_argument("--attr", required=True, help="what to read")
-    parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
-    parser.add_argument(
-        "--hide",
-        default="none",
-        help="read through the run's prefix for this, such as gender,age (none)",
-    )
-    parser.add_argument(
-        "--seed", type=at_least(0), default=0, help="of folds, prompts and attackers (0)"
-    )
-    args = parser.parse_args(argv)
+    args = probe_args(argv, PROBES)
     opened = open_run(args.run, torch.device("cpu"))
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     hide = to_hide(args.hide, opened)
-    prefix = opened.hiding(hide)
-    found = PROBES[args.kind](opened, args.attr, prefix, args.seed)
-    through = f"through the prefix that hides {args.hide}" if hide else "the bare backbone"
-    print(f"{args.kind} probe of {args.attr}, {through} (AUC in %, 50 is chance)")
-    print(f"  {'':<34}{'one-vs-rest':<20}{'one-vs-one':<13}users tested")
-    for name, row in found.items():
-        value, low, high = (100 * number for number in row["auc"])
-        cells = f"{value:.1f} [{low:.1f}, {high:.1f}]", f"{100 * row['one-vs-one']:.1f}"
-        print(f"  {name:<34}{cells[0]:<20}{cells[1]:<13}{row['users']}")
+    found = PROBES[args.kind](opened, args.attr, opened.hiding(hide), args.seed)
+    print(probe_table(args.kind, args.attr, args.hide if hide else "", found))
     hidden = f"-hiding-{'+'.join(hide)}" if hide else ""
-    path = args.run / f"probe-{args.kind}-{args.attr}{hidden}.json"
-    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+    write_json(args.run / f"probe-{args.kind}-{args.attr}{hidden}.json", found)
     return found
 
 

@@ -6,26 +6,57 @@ The encoder's states at the user's tokens are erased (Belrose et al. 2023) befor
 that Hit@k and the attack are about the same states, as they are behind a prompt. Leaves leace-gender.json.
 """
 
-import json
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import torch
 
-from attack import attack, leace, make_folds
-from audit.surfaces import user_states
-from data import TASKS, Batch, people_with
+from data import TASKS, Asked, Batch, people_with
+from evaluate import held_out_ranks, hits
+from mixer import Opened, open_run
 from model import T5, Encoded
-from p5 import Opened, open_run
-from ranks import held_out_ranks, hits
-from support.files import InputError, run_command, write_atomically
+from probe import attack, make_folds, user_states
+from support.files import InputError, run_command
 from support.flags import Parser, at_least
+from support.runs import write_json
+from support.screens import percent, triple
 
 
-def erased_ranks(opened: Opened, task: str, users: np.ndarray, erase) -> np.ndarray:
+def leace(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that takes out of features (users, d) what is linear about the labels, and no more.
+
+    Source: Belrose et al. 2023, theorem 4.3: x - W^+ P W (x - mean), where W whitens the features and P
+    projects onto their covariances, once whitened, with the one-hot labels; all of the users given here.
+    """
+    x = features.astype(np.float64)
+    mean = x.mean(0)
+    centred = x - mean
+    one_hot = np.eye(labels.max() + 1)[labels]
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
+    positive = values > values.max() * 1e-10
+    root, vectors = np.sqrt(values[positive]), vectors[:, positive]
+    whiten, unwhiten = (vectors / root) @ vectors.T, (vectors * root) @ vectors.T  # W and W^+
+    covariance = whiten @ centred.T @ (one_hot - one_hot.mean(0)) / len(x)  # (d, c)
+    u, sizes, _ = np.linalg.svd(covariance, full_matrices=False)
+    u = u[:, sizes > sizes.max() * 1e-8]
+    projection = whiten @ u @ u.T @ unwhiten  # (d, d), for rows
+    return lambda other: (other - (other - mean) @ projection).astype(np.float32)
+
+
+def first_half(labels: np.ndarray, seed: int) -> np.ndarray:
+    """True for one half of the users (users,), drawn evenly from each class: LEACE is fitted on it.
+
+    If it were fitted on everybody, the classes' means would be equal over everybody, and an attacker's
+    training users would say the opposite of what its tested users are (AUC 36 in place of 50).
+    """
+    return make_folds(labels, np.random.default_rng([seed, 14]), 2) == 0
+
+
+def erased_ranks(opened: Opened, asked: Asked, erase: Callable) -> np.ndarray:
     """Rank (users,) of every test item where `erase` (rows, d) is applied to each user token's state.
 
-    The map is affine, so the mean over a user's tokens is erased as well as each of them.
+    The map is affine, so it erases the mean over a user's tokens as well as each of them.
     """
 
     def change(encoded: Encoded, batch: Batch) -> Encoded:
@@ -33,24 +64,24 @@ def erased_ranks(opened: Opened, task: str, users: np.ndarray, erase) -> np.ndar
         states[batch.user_mask] = torch.from_numpy(erase(states[batch.user_mask].numpy()))
         return encoded._replace(states=states)
 
-    return held_out_ranks(opened.model, opened.corpus, task, "test", users, change=change)
+    return held_out_ranks(opened.model, asked, change=change)
 
 
 def erased(opened: Opened, attr: str, seed: int) -> dict:
     """Of each task Hit@k and the strongest fresh attacker's AUC: [value, low, high], fractions.
 
-    Fitted on half of the users and measured on the other half, then the other way round, and the mean of the
-    two: fitted on all of them it would make the classes' means equal over everybody (see `audit.py`).
+    Each is the mean of two: fitted on the first half of the users and measured on the other, and vice versa.
     """
     users = people_with(opened.corpus, "test")
-    labels = opened.corpus.dataset.labels(attr)[users]
-    half, found = make_folds(labels, np.random.default_rng([seed, 14]), 2), {}
+    labels, found = opened.corpus.dataset.labels(attr)[users], {}
+    half = first_half(labels, seed)
     for task in TASKS:
-        states, both = user_states(opened.model, opened.corpus, task, "test", users), []
-        for fitted in half == 0, half == 1:
-            erase, rest = leace(states[fitted], labels[fitted]), ~fitted
-            row = hits(erased_ranks(opened, task, users[rest], erase), seed)
-            values = {f"hit@{k}": [row[f"hit@{k}"], *row[f"hit@{k} interval"]] for k in (1, 3, 10)}
+        states, both = user_states(opened.model, Asked(opened.corpus, task, "test", users)), []
+        for fitted, rest in (half, ~half), (~half, half):
+            erase = leace(states[fitted], labels[fitted])
+            asked = Asked(opened.corpus, task, "test", users[rest])
+            row = hits(erased_ranks(opened, asked, erase), seed)
+            values = {key: triple(row, key) for key in ("hit@1", "hit@3", "hit@10")}
             values["auc"] = attack(erase(states[rest]), labels[rest], None, seed)["auc"]
             both.append(values)
         found[task] = {k: np.mean([values[k] for values in both], 0).tolist() for k in both[0]}
@@ -76,12 +107,9 @@ def main(argv: list[str] | None = None) -> dict:
     found = erased(opened, args.attr, args.seed)
     print(f"{args.attr} erased from the user tokens with LEACE (%, 95% intervals)")
     for task, row in found.items():
-        cells = [
-            f"{k} {{:.1f}} [{{:.1f}}, {{:.1f}}]".format(*(100 * v for v in row[k])) for k in row
-        ]
+        cells = [f"{name} {percent(*values)}" for name, values in row.items()]
         print(f"  {task:<12}{'  '.join(cells)}")
-    path = args.run / f"leace-{args.attr}.json"
-    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+    write_json(args.run / f"leace-{args.attr}.json", found)
     return found
 
 

@@ -5,16 +5,42 @@
 Section 4.1: everybody chooses which attributes a recommendation has to ignore.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+import torch
 
-from attack import certainty
-from audit.surfaces import surfaces, unmet, user_states
-from data import Corpus, met_before, people_with
-from p5 import Opened
+from audit.surfaces import surfaces, unmet
+from data import Asked, Corpus, met_before, people_with
+from mixer import Opened
+from probe import five_folds, scores_of, standardised, user_states
 from support.files import InputError
+from support.screens import columns
+from support.side_by_side import Problems
 
-ASKED = ["logistic regression", "two-layer MLP"]  # attackers that learn within a second
+FAST = ["logistic regression", "two-layer MLP"]  # the attackers that learn within a second
 LEARNT_FROM = 1200  # users at most whom they learn from and are chosen on, for the same reason
+
+
+def certainty(
+    features: np.ndarray, labels: np.ndarray, row: int, names: list[str], seed: int = 0
+) -> tuple[np.ndarray, str]:
+    """(probability of each class (c,), the attacker's name): what it thinks of one user it never saw.
+
+    `row` is the user among features (users, d). The attackers learn from three of the five folds without
+    that user. The one that finds the classes of a fourth fold's users likeliest is asked: the best by AUC
+    may be one that puts them in order and is never sure.
+    """
+    problems, n_classes = five_folds(labels[None], [seed]), int(labels.max()) + 1
+    fold, place = (int(i) for i in torch.nonzero(problems.test[0] == row)[0])
+    alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
+    x, found = standardised(features), []
+    for name in names:
+        for scores in scores_of(name, x, alone, n_classes, seed):
+            own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
+            found.append((own.mean().item(), name, scores.test[0, 0, place].exp().numpy()))
+    _, name, probabilities = max(found, key=lambda tried: tried[0])
+    return probabilities, name
 
 
 def find_user(corpus: Corpus, name: str) -> int:
@@ -22,15 +48,14 @@ def find_user(corpus: Corpus, name: str) -> int:
 
     Raises InputError where there is nobody of that id or nothing to be recommended.
     """
-    dataset = corpus.dataset
-    people = np.flatnonzero(dataset.is_person)
-    if name not in dataset.users or not dataset.is_person[dataset.users.index(name)]:
-        some = ", ".join(dataset.users[user] for user in people[:3])
+    dataset, people = corpus.dataset, np.flatnonzero(corpus.dataset.is_person)
+    user = dataset.users.index(name) if name in dataset.users else None
+    if user is None or not dataset.is_person[user]:
+        first = ", ".join(dataset.users[person] for person in people[:3])
         raise InputError(
-            f"--user {name}: {dataset.name} has no such user; its {len(people)} are {some}, .. "
+            f"--user {name}: {dataset.name} has no such user; its {len(people)} are {first}, .. "
             f"{dataset.users[people[-1]]}"
         )
-    user = dataset.users.index(name)
     if corpus.split.test[user] < 0:
         raise InputError(
             f"--user {name}: has a single interaction, on which the recommender was trained, so there is "
@@ -39,119 +64,90 @@ def find_user(corpus: Corpus, name: str) -> int:
     return user
 
 
+class Compared(NamedTuple):
+    """What `comparison` shows of a user. A pair is without a prompt, and with one that hides `hide`."""
+
+    corpus: Corpus
+    user: int
+    task: str
+    hide: tuple[str, ...]
+    top: int  # how many items of each order are listed
+    orders: list[np.ndarray]  # a pair: the items that the user has not met, best first
+    sure: dict[str, list[float]]  # of each attribute a pair: the attacker's P(own class)
+    n_others: int  # from whom the attackers learnt
+
+    @property
+    def met(self) -> np.ndarray:
+        return met_before(self.corpus, self.user, "test")
+
+
 def compare(
     opened: Opened, name: str, hide: tuple[str, ...], task: str, top: int, seed: int
-) -> dict:
-    """What `comparison` shows: a user, the two lists, and how sure attackers are of each attribute.
+) -> Compared:
+    """A user's two lists, and how sure attackers are of each attribute.
 
     Source: section 4.1, the user who chooses what a recommendation has to ignore.
 
-    The lists are those before the held-out test item, out of what the user has not met until then, best
-    first, with each item's place in the other list. Attackers learn from other users only.
+    The lists are those before the held-out test item, out of what the user has not met until then.
+    Attackers learn from other users only.
     """
-    corpus, dataset, prefix = opened.corpus, opened.corpus.dataset, opened.hiding(hide)
+    corpus, attributes = opened.corpus, opened.corpus.dataset.attributes
     user = find_user(corpus, name)
     others = np.setdiff1d(people_with(corpus, "test"), [user])
     others = np.random.default_rng([seed, 21]).permutation(others)[: LEARNT_FROM - 1]
-    asked = np.sort(np.append(others, user))
-    row = int(np.flatnonzero(asked == user)[0])
-    places, states = [], []
-    for given in None, prefix:
-        read = surfaces(
-            opened.model, corpus, task, "test", asked[row : row + 1], given, ("scores",)
-        )
-        left = unmet(corpus, "test", asked[row : row + 1], read["scores"])[0]
-        order = np.argsort(-left, kind="stable")
-        place = np.full(len(order), -1)  # of what was met before
-        place[order[np.isfinite(left[order])]] = np.arange(1, np.isfinite(left).sum() + 1)
-        places.append(place)
-        states.append(user_states(opened.model, corpus, task, "test", asked, given))
-    item = lambda i: {
-        "number": int(corpus.numbers[i]),
-        "title": dataset.titles[i],
-        "without": int(places[0][i]),
-        "hiding": int(places[1][i]),
-    }
-    lists = {
-        key: [item(i) for rank in range(1, top + 1) for i in np.flatnonzero(place == rank)]
-        for key, place in zip(("without", "hiding"), places)
-    }
-    sure = {}
-    for attr, classes in dataset.attributes.items():
-        label, labels = classes[user], classes[asked]
-        (before, by), (after, by_after) = (
-            certainty(some, labels, row, ASKED, seed) for some in states
-        )
-        sure[attr] = {
-            "class": dataset.classes[attr][label],
-            "share": float((classes[dataset.is_person] == label).mean()),
-            "without": float(before[label]),
-            "hiding": float(after[label]),
-            "attackers": [by, by_after],
-        }
-    met = met_before(corpus, user, "test")
-    return {
-        "user": name,
-        "called": f"user_{user + 1}",
-        "task": task,
-        "hide": list(hide),
-        "met": len(met),
-        "last": [
-            {
-                "number": int(corpus.numbers[i]),
-                "title": dataset.titles[i],
-                "genres": dataset.genres[i],
-            }
-            for i in met[-5:]
-        ],
-        "lists": lists,
-        "sure": sure,
-        "others": len(others),
-    }
+    users = np.sort(np.append(others, user))
+    row, orders, sure = int(np.searchsorted(users, user)), [], {attr: [] for attr in attributes}
+    for prefix in None, opened.hiding(hide):
+        alone = Asked(corpus, task, "test", np.array([user]))
+        scores = unmet(alone, surfaces(opened.model, alone, prefix, ("scores",))["scores"])[0]
+        orders.append(np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()])
+        states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
+        for attr, labels in attributes.items():
+            probabilities, _ = certainty(states, labels[users], row, FAST, seed)
+            sure[attr].append(float(probabilities[labels[user]]))
+    return Compared(corpus, user, task, hide, top, orders, sure, len(others))
 
 
-def comparison(found: dict) -> str:
+def comparison(found: Compared) -> str:
     """The screen: who, what was met last, both lists side by side, what moved, and the attackers."""
-    hidden = ", ".join(found["hide"]) or "nothing"
-    who = ", ".join(f"{attr} {row['class']}" for attr, row in found["sure"].items())
+    dataset, numbers, user = found.corpus.dataset, found.corpus.numbers, found.user
+    classes = {k: dataset.classes[k][labels[user]] for k, labels in dataset.attributes.items()}
+    titled = lambda item: f"{numbers[item]:<7}{dataset.titles[item]}"
+    place = lambda order, item: int(np.flatnonzero(order == item)[0]) + 1
+    (without, hiding), hidden = found.orders, ", ".join(found.hide) or "nothing"
+    both = [[titled(item) for item in order[: found.top]] for order in found.orders]
+    widths = [max([30, *(len(cell) + 3 for cell in cells)]) for cells in both]
     lines = [
-        f"User {found['user']} ({found['called']} in the prompts): {who}",
-        f"{found['met']} interactions before the held-out one, the last:",
-    ]
-    lines += [
-        f"  {i['number']:<7}{i['title']} ({i['genres'] or 'genre unknown'})" for i in found["last"]
-    ]
-    cells = {
-        key: [f"{i['number']:<7}{i['title']}" for i in row] for key, row in found["lists"].items()
-    }
-    width = max(30, *(len(cell) + 3 for cell in cells["without"]))
-    other = max(30, *(len(cell) + 3 for cell in cells["hiding"]))
-    lines += [
+        f"User {dataset.users[user]} (user_{user + 1} in the prompts): "
+        + ", ".join(f"{attr} {name}" for attr, name in classes.items()),
+        f"{len(found.met)} interactions before the held-out one, the last:",
+        *(f"  {titled(i)} ({dataset.genres[i] or 'genre unknown'})" for i in found.met[-5:]),
         "",
-        f"{found['task']} recommendation",
-        f"{'':<5}{'hiding nothing':<{width}}{'hiding ' + hidden:<{other}}moved",
+        f"{found.task} recommendation",
+        "   " + columns(["hiding nothing", f"hiding {hidden}", "moved"], [*widths, 0]),
     ]
-    for n, (left, right) in enumerate(zip(cells["without"], cells["hiding"]), 1):
-        was = found["lists"]["hiding"][n - 1]["without"]
+    for n, (item, *cells) in enumerate(zip(hiding, *both), 1):
+        was = place(without, item)
         moved = "" if was == n else f"up from {was}" if was > n else f"down from {was}"
-        if was > len(cells["without"]):
-            moved = f"new, was {was}"
-        lines.append(f"{n:>3}  {left:<{width}}{right:<{other}}{moved}".rstrip())
-    gone = [i for i in found["lists"]["without"] if i["hiding"] > len(cells["hiding"])]
+        moved = f"new, was {was}" if was > found.top else moved
+        lines.append(f"{n:>3}{columns([*cells, moved], [*widths, 0])}".rstrip())
+    now = {item: place(hiding, item) for item in without[: found.top]}
+    gone = [item for item in now if now[item] > found.top]
     if gone:
-        gone = "; ".join(f"{i['number']} {i['title']}, now {i['hiding']}" for i in gone)
+        gone = "; ".join(f"{numbers[i]} {dataset.titles[i]}, now {now[i]}" for i in gone)
         lines.append(f"     no longer listed: {gone}")
+    heads, widths = ("attribute", "class", "its share", "hiding nothing"), (14, 24, 12, 17, 0)
     lines += [
         "",
-        f"how sure fresh attackers, who learnt from {found['others']} others, are of the own class (%)",
-        f"  {'attribute':<14}{'class':<24}{'its share':<12}{'hiding nothing':<17}hiding {hidden}",
+        f"how sure fresh attackers, who learnt from {found.n_others} others, are of the own class (%)",
+        columns([*heads, f"hiding {hidden}"], widths),
     ]
-    for attr, row in found["sure"].items():
-        numbers = [f"{100 * row[key]:.0f}" for key in ("share", "without", "hiding")]
-        lines.append(
-            f"  {attr + ('*' if attr in found['hide'] else ''):<14}{row['class']:<24}{numbers[0]:<12}"
-            f"{numbers[1]:<17}{numbers[2]}"
-        )
+    for attr, sure in found.sure.items():
+        labels = dataset.attributes[attr]
+        share = (labels[dataset.is_person] == labels[user]).mean()
+        cells = [f"{100 * fraction:.0f}" for fraction in (share, *sure)]
+        star = "*" if attr in found.hide else ""
+        lines.append(columns([attr + star, classes[attr], *cells], widths))
     lines += [
         "* is hidden. A guess that knows nobody says the share. One user says little about a prompt: how",
         "often attackers are right is what --audit measures.",

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from cfp import first_decoder_state, mean_user_state
-from data import Corpus, marks_of, met_before, people_with
+from cfp import mean_user_state
+from data import Asked, met_before
 from model import Backbone, Prefix
-from ranks import held_out_batches
+from probe import first_decoder_state
 from support.candidates import score_candidates
 
 STATES = "user tokens", "all tokens", "first decoder state"
@@ -15,38 +15,30 @@ SURFACES = *STATES, "scores", "top 10"
 
 @torch.no_grad()
 def surfaces(
-    model: Backbone,
-    corpus: Corpus,
-    task: str,
-    part: str,
-    users: np.ndarray,
-    prefix: Prefix | None = None,
-    names: tuple[str, ...] = SURFACES,
-    batch_size: int = 64,
+    model: Backbone, asked: Asked, prefix: Prefix | None = None, names: tuple[str, ...] = SURFACES
 ) -> dict[str, np.ndarray]:
     """What could be read of each user's held-out prompt, one row per user; `names` says which.
 
-    "user tokens" is the paper's, the mean state (users, d) at the user's tokens; "all tokens" that of
-    the whole prompt; "first decoder state" what the answer begins with; "scores" the log-probability
-    of every item of the catalogue (users, items); "top 10", which needs the scores, marks the ten
-    likeliest that the user has not met before the held-out item.
+    "user tokens" is the paper's: the mean state (users, d) at the user's tokens; "all tokens" is the mean
+    over the whole prompt; "first decoder state" is what the answer begins with; "scores" are the
+    log-probabilities of all items of the catalogue (users, items); "top 10", which needs the scores,
+    marks the ten likeliest items that the user has not met before the held-out one.
     """
-    device, n_items = next(model.parameters()).device, len(corpus.numbers)
-    width = lambda name: model.cfg.d_model if name in STATES else n_items
-    found = {name: np.zeros((len(users), width(name)), dtype=np.float32) for name in names}
-    catalogue = [corpus.targets]
-    for rows, batch in held_out_batches(corpus, task, part, users, batch_size, device):
+    device, catalogue = next(model.parameters()).device, [asked.corpus.targets]
+    read = {
+        "user tokens": lambda encoded, batch: mean_user_state(encoded.states, batch.user_mask),
+        "all tokens": lambda encoded, batch: mean_user_state(encoded.states, batch.mask),
+        "first decoder state": lambda encoded, batch: first_decoder_state(model, encoded),
+        "scores": lambda encoded, batch: score_candidates(model, encoded, catalogue),
+    }
+    width = lambda name: model.cfg.d_model if name in STATES else len(asked.corpus.numbers)
+    found = {name: np.zeros((len(asked.users), width(name)), dtype=np.float32) for name in names}
+    for rows, batch in asked.batches(64, device):
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
-        if "user tokens" in names:
-            found["user tokens"][rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
-        if "all tokens" in names:
-            found["all tokens"][rows] = mean_user_state(encoded.states, batch.mask).cpu()
-        if "first decoder state" in names:
-            found["first decoder state"][rows] = first_decoder_state(model, encoded).cpu()
-        if "scores" in names:
-            found["scores"][rows] = score_candidates(model, encoded, catalogue).cpu().numpy()
+        for name in read.keys() & found.keys():
+            found[name][rows] = read[name](encoded, batch).cpu().numpy()
     if "top 10" in names:
-        found["top 10"] = top10(unmet(corpus, part, users, found["scores"]))
+        found["top 10"] = top10(unmet(asked, found["scores"]))
     return found
 
 
@@ -58,29 +50,27 @@ def top10(scores: np.ndarray) -> np.ndarray:
     return marks
 
 
-def unmet(corpus: Corpus, part: str, users: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The scores (users, items), -inf for what each user met before the held-out item of `part`."""
+def unmet(asked: Asked, scores: np.ndarray) -> np.ndarray:
+    """The scores (users, items), -inf for what each user met before the held-out item."""
     scores = scores.copy()
-    for row, user in enumerate(users):
-        scores[row, met_before(corpus, user, part)] = -np.inf
+    for row, user in enumerate(asked.users):
+        scores[row, met_before(asked.corpus, user, asked.part)] = -np.inf
     return scores
 
 
-def user_states(
-    model: Backbone,
-    corpus: Corpus,
-    task: str,
-    part: str,
-    users: np.ndarray,
-    prefix: Prefix | None = None,
-    batch_size: int = 256,
-) -> np.ndarray:
-    """Mean user-token states (users, d) of the held-out prompts: what the paper's attack is given."""
-    names = ("user tokens",)
-    return surfaces(model, corpus, task, part, users, prefix, names, batch_size)["user tokens"]
+def catalogue_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
+    """Rank (users,), 1 is best, of the held-out item among all not met before; ties count against it."""
+    left = unmet(asked, scores)
+    held_out = getattr(asked.corpus.split, asked.part)[asked.users]
+    own = left[np.arange(len(asked.users)), held_out]
+    return (~(left < own[:, None])).sum(1)
 
 
-def raw_history(corpus: Corpus) -> np.ndarray:
-    """(users, items): which items each tested user interacted with before the test item."""
-    histories = [met_before(corpus, user, "test") for user in people_with(corpus, "test")]
-    return marks_of(histories, len(corpus.numbers))
+def gains(ranks: np.ndarray, k: int) -> np.ndarray:
+    """What each user adds to NDCG@k, with a single right item: 1 / log2(1 + rank), 0 beyond rank k."""
+    return np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)
+
+
+def ndcg_at(ranks: np.ndarray, k: int) -> float:
+    """NDCG@k in [0, 1] with a single right item per user: the mean of `gains`."""
+    return float(gains(ranks, k).mean())

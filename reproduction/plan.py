@@ -1,7 +1,7 @@
 """The runs behind each table and figure of the paper, and which of them are there already.
 
-`NEEDS` is the plain list: of each table and figure the groups of runs that it is drawn from. A `Job` is one
-run or measurement, `find` its folder, whatever command it was begun with.
+`NEEDS` lists the groups of runs from which each table and figure is drawn. A `Job` is one run or measurement;
+`find` finds its folder, whatever command it was begun with.
 """
 
 import argparse
@@ -12,25 +12,19 @@ import json
 import math
 import shlex
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Callable, Iterable, Iterator, NamedTuple
 
 import torch
 
 from data import TASKS
-from p5 import SCRATCH, read_attrs
-from reproduction import baseline_flags, report
-from reproduction.report import LLAMA, PROBES
+from reproduction import baselines
+from reproduction.report import LLAMA, PROBES, half_of
 from support.datasets import ToyConfig, fingerprint, load_dataset
 from support.files import InputError, lock
-from support.flags import parse_args as train_args
-from support.flags import pick_device, settings
+from support.flags import SCRATCH, pick_device, read_attrs, settings, train_args
 from support.weights import read_config
 
-# -------------------------------------------------------------------------------------------------
-# What each table and figure needs
-# -------------------------------------------------------------------------------------------------
-
-# The groups of runs that a table or a figure is drawn from; `GROUPS` says what each consists of.
+# The groups of runs from which a table or a figure is drawn; `GROUPS` says what each consists of.
 NEEDS = {
     "table 1": ["prompts", "filters", "trivial"],
     "table 2": ["prompts", "adapters", "trivial"],
@@ -50,58 +44,150 @@ NEEDS = {
     "figure 10": ["soft discriminator"],
     "figure trade-off": ["prompts", "filters", "adapters", "lambda", "fair lambda", "leace"],
 }
-MAIN = tuple(f"table {n}" for n in range(1, 7))
+# The groups of tables 1 to 6, which have several seeds for them; all else has seed 0.
+SEVERAL_SEEDS = "prompts", "filters", "adapters", "trivial"
 # Of the paper's halves, what is about MovieLens alone and what about Insurance alone. The toy world,
 # which is neither, stands in for both.
 MOVIELENS_ONLY = "table 5", "table 14", "figure 6", "figure 8"
 INSURANCE_ONLY = "table 6", "table 15", "figure 7", "figure 9"
 
-ATTRS = {"insurance": ("age", "marital", "occupation")}  # what the paper hides there; else:
-MOVIELENS_ATTRS = "gender", "age", "occupation"
-SWEPT = {"insurance": "marital"}  # whose prompt the figures are about; else gender
-
 PREFIX_LENGTHS = 5, 10, 15, 30  # section 6
 LAMBDAS = 0.1, 1, 10, 100  # section 6
-FAIR_LAMBDAS = 0.3, 3  # of the fair baselines' trade-off, ours, beside their defaults
+FAIR_LAMBDAS = 0.3, 3  # of the fair baselines' trade-off, ours, in addition to their defaults
 SEEDS = 3  # of tables 1 to 6, where --seeds says nothing; everything else has one
 # `all` in the toy world is to end within 90 minutes on two cores.
 SEEDS_OF_ALL = {"toy": 2}
-ANY_SEEDS = 10  # whoever looks for what there is looks for the seeds below
+ANY_SEEDS = 10  # whoever looks for finished runs looks for seeds below this
 DATA = "toy", "ml-100k", "ml-1m", "insurance"
-
-# A run's miniature, by script: everything happens and nothing is learnt.
-MINIATURE = {
-    "train.py": "--toy-users 60 --p5-steps 6 --epochs 1 --batch-size 20 --prefix-len 4 --mixer-epochs 1",
-    "baselines.py": "--toy-users 60 --epochs 1 --fair-epochs 1",
-}
 
 
 class World(NamedTuple):
-    """On what everything is run."""
+    """The data set and the backbones on which everything is run."""
 
     data: str = "toy"
     data_dir: Path | None = None
     backbone: str = "tiny"  # of tables 1 to 9 and the figures
     llama: str = "tiny-llama"  # of tables 10 to 15
     device: str = "auto"
-    quick: bool = False  # miniatures
 
     @property
     def attrs(self) -> tuple[str, ...]:
-        return ATTRS.get(self.data, MOVIELENS_ATTRS)
+        """What the paper hides in these data."""
+        insurance = self.data == "insurance"
+        return ("age", "marital", "occupation") if insurance else ("gender", "age", "occupation")
+
+    @property
+    def swept(self) -> str:
+        """The attribute that the figures are about."""
+        return "marital" if self.data == "insurance" else "gender"
 
     @property
     def folder(self) -> Path:
         """Where its tables and figures go."""
         name = self.data + ("" if self.backbone == "tiny" else f"-{Path(self.backbone).name}")
-        return Path("runs") / ("reproduce-quick" if self.quick else "reproduce") / name
+        return Path("runs") / "reproduce" / name
+
+
+class Step(NamedTuple):
+    """What a group consists of: a run with any seed, or a measurement in the folder of such a run."""
+
+    name: str  # of a run; a measurement's is the file that it leaves, NAME.json
+    command: str  # its script and the flags that tell it from others of the same World
+    on: str = ""  # name of the run that it measures, or whose recommender it takes
+    setting: float = math.nan  # prefix length or lambda, where a figure is drawn over it
+
+
+def prompts(w: World, backbone: str) -> list[Step]:
+    """P5, a prompt for each attribute and the mixer; on Insurance P5's gender AUC needs a run of its own."""
+    wanted = [w.attrs] if "gender" in w.attrs else [w.attrs, ["gender"]]
+    tag, on = "" if backbone == "tiny" else f"-{Path(backbone).name}", shlex.quote(backbone)
+    command = "train.py --attr {} --backbone {}"
+    return [Step("+".join(a) + tag, command.format(",".join(a), on)) for a in wanted]
+
+
+def filters(w: World) -> Iterator[Step]:
+    """C-PMF and C-SX with the filters of every attribute, and the recommenders that they are made of."""
+    for fair, model in ("c-pmf", "pmf"), ("c-sx", "simplex"):
+        yield Step(fair, f"baselines.py --model {fair} --attr {','.join(w.attrs)}")
+        if "gender" not in w.attrs:
+            yield Step(f"{model}-gender", f"baselines.py --model {model} --attr gender", fair)
+
+
+def adapters(w: World) -> Iterator[Step]:
+    """S-SAS and S-B4: a prompt for each attribute, on one SASRec and one BERT4Rec."""
+    for fair, model in ("s-sas", "sasrec"), ("s-b4", "bert4rec"):
+        base = f"{fair}-{w.attrs[0]}"  # trains the recommender
+        for attr in w.attrs:
+            on = "" if attr == w.attrs[0] else base
+            yield Step(f"{fair}-{attr}", f"baselines.py --model {fair} --attr {attr}", on)
+        if "gender" not in w.attrs:
+            yield Step(f"{model}-gender", f"baselines.py --model {model} --attr gender", base)
+
+
+def probe(attr: str, kind: str, on: str, hidden: bool = False, setting: float = math.nan) -> Step:
+    """One of the paper's probes on P5 alone, or with the attribute hidden by the run's prompt."""
+    name, command = f"probe-{kind}-{attr}", f"probe.py --kind {kind} --attr {attr}"
+    if hidden:
+        name, command = f"{name}-hiding-{attr}", f"{command} --hide {attr}"
+    return Step(f"{name}.json", command, on, setting)
+
+
+def probes(w: World, kind: str) -> list[Step]:
+    """One of the paper's probes on the bare backbone, for every attribute."""
+    on = prompts(w, w.backbone)[0].name
+    return [probe(attr, kind, on) for attr in dict.fromkeys(["gender", *w.attrs])]
+
+
+def leace(w: World) -> list[Step]:
+    """LEACE in place of the prompt."""
+    on = prompts(w, w.backbone)[0].name
+    return [Step(f"leace-{w.swept}.json", f"erase.py --attr {w.swept}", on)]
+
+
+def sweep(w: World, tag: str, flag: str, settings: tuple[float, ...]) -> Iterator[Step]:
+    """A prompt for the swept attribute with each setting of a flag."""
+    for x in settings:
+        flags = f"{flag} {x:g} --backbone {shlex.quote(w.backbone)}"
+        yield Step(f"{w.swept}-{tag}{x:g}", f"train.py --attr {w.swept} {flags}", setting=x)
+
+
+def soft_discriminator(w: World) -> Iterator[Step]:
+    """Prompts against a soft probing prompt, over their length, then read by a new one and a classifier."""
+    for run in sweep(w, "soft-prefix-len", "--discriminator soft --prefix-len", PREFIX_LENGTHS):
+        yield run
+        for kind in "soft", "classifier":
+            yield probe(w.swept, kind, run.name, True, run.setting)
+
+
+def fair_lambda(w: World) -> Iterator[Step]:
+    """Each fair baseline over lambda, for one attribute, on the recommender of tables 3 and 4."""
+    for fair in "c-pmf", "c-sx", "s-sas", "s-b4":
+        base = fair if fair.startswith("c-") else f"{fair}-{w.attrs[0]}"
+        for lam in FAIR_LAMBDAS:
+            command = f"baselines.py --model {fair} --attr {w.swept} --lam {lam:g}"
+            yield Step(f"{fair}-{w.swept}-lam{lam:g}", command, base, lam)
+
+
+# The steps of each group, in the order in which they can be run.
+GROUPS: dict[str, Callable[[World], Iterable[Step]]] = {
+    "prompts": lambda w: prompts(w, w.backbone),
+    "filters": filters,
+    "adapters": adapters,
+    "trivial": lambda w: [Step("lookup", f"baselines.py --model lookup --attr {w.attrs[0]}")],
+    "llama prompts": lambda w: prompts(w, w.llama),
+    **{kind: functools.partial(probes, kind=kind) for kind in PROBES.values()},
+    "prefix length": lambda w: sweep(w, "prefix-len", "--prefix-len", PREFIX_LENGTHS),
+    "lambda": lambda w: sweep(w, "lam", "--lam", LAMBDAS),
+    "soft discriminator": soft_discriminator,
+    "fair lambda": fair_lambda,
+    "leace": leace,
+}
 
 
 class Job(NamedTuple):
-    """A command: a run of train.py or baselines.py, or a measurement that is left in a run's folder."""
+    """A step with its seed: a command that can be started."""
 
     name: str  # of a run its folder under runs/, if that is free
-    kind: str  # key of MINUTES
     group: str  # key of GROUPS
     script: str
     flags: tuple[str, ...]  # without --out, --run and --base
@@ -111,172 +197,36 @@ class Job(NamedTuple):
     leaves: str = ""  # of a measurement, its file in that folder
 
 
-def run_of(w: World, script: str, kind: str, group: str, seed: int, name: str, flags: str, **more):
-    """A Job that is a run of its own; `flags` and `name` are what tells it from others of `w`."""
-    about = ["--data", w.data, *(["--data-dir", str(w.data_dir)] if w.data_dir else [])]
-    about += ["--device", w.device, "--seed", str(seed)]
-    small = shlex.split(MINIATURE[script]) if w.quick else []
-    several = "," in flags.split("--attr ")[1].split()[0]
-    needless = ["--prefix-len"] if "--prefix-len" in flags else []
-    needless += [] if several else ["--mixer-epochs"]
-    needless += ["--epochs", "--fair-epochs"] if "--model lookup" in flags else []  # learns nothing
-    for flag in needless:
-        if flag in small:
-            del small[small.index(flag) : small.index(flag) + 2]
-    name = f"{'quick-' if w.quick else ''}{w.data}-{name}-seed{seed}"
-    return Job(name, kind, group, script, (*about, *shlex.split(flags), *small), seed, **more)
-
-
-def measurement(on: Job, script: str, kind: str, group: str, flags: str, leaves: str) -> Job:
-    """A Job that reads the run of `on` and leaves a file in its folder."""
-    name = f"{on.name}/{leaves.removesuffix('.json')}"
-    all_flags = (*flags.split(), "--seed", str(on.seed))
-    return Job(name, kind, group, script, all_flags, on.seed, on.setting, on.name, leaves)
-
-
-def prompts(w: World, seed: int, llama: bool = False) -> list[Job]:
-    """P5, a prompt for each attribute and the mixer; on Insurance P5's gender AUC needs a run of its own."""
-    backbone, group = (w.llama, "llama prompts") if llama else (w.backbone, "prompts")
-    on = f" --backbone {shlex.quote(backbone)}"
-    tag = "" if backbone == "tiny" else f"-{Path(backbone).name}"
-    kind = "prompts of a Llama" if llama else "prompts"
-    args = w, "train.py", kind, group, seed, f"{'+'.join(w.attrs)}{tag}"
-    found = [run_of(*args, f"--attr {','.join(w.attrs)}{on}")]
-    if "gender" not in w.attrs:
-        args = w, "train.py", "prompt", group, seed, f"gender{tag}"
-        found.append(run_of(*args, f"--attr gender{on}"))
-    return found
-
-
-def filters(w: World, seed: int) -> list[Job]:
-    """C-PMF and C-SX with the filters of every attribute, and the recommenders that they are made of."""
-    found, attrs = [], ",".join(w.attrs)
-    for fair, model in ("c-pmf", "pmf"), ("c-sx", "simplex"):
-        args = w, "baselines.py", f"{fair}, every attribute", "filters", seed, fair
-        found.append(run_of(*args, f"--model {fair} --attr {attrs}"))
-        if "gender" not in w.attrs:
-            args = w, "baselines.py", "attack", "filters", seed, f"{model}-gender"
-            more = dict(on=found[-1].name)
-            found.append(run_of(*args, f"--model {model} --attr gender", **more))
-    return found
-
-
-def adapters(w: World, seed: int) -> list[Job]:
-    """S-SAS and S-B4: a prompt for each attribute, on one SASRec and one BERT4Rec."""
-    found = []
-    for fair, model in ("s-sas", "sasrec"), ("s-b4", "bert4rec"):
-        base = ""
-        for attr in w.attrs:
-            kind = fair if base else f"{fair} and {model}"
-            args = w, "baselines.py", kind, "adapters", seed, f"{fair}-{attr}"
-            found.append(run_of(*args, f"--model {fair} --attr {attr}", on=base))
-            base = base or found[-1].name
-        if "gender" not in w.attrs:
-            args = w, "baselines.py", "attack", "adapters", seed, f"{model}-gender"
-            found.append(run_of(*args, f"--model {model} --attr gender", on=base))
-    return found
-
-
-def trivial(w: World, seed: int) -> list[Job]:
-    """Popularity and the lookup table."""
-    args = w, "baselines.py", "trivial", "trivial", seed, "lookup"
-    return [run_of(*args, f"--model lookup --attr {w.attrs[0]}")]
-
-
-def probes(w: World, seed: int, kind: str) -> list[Job]:
-    """One of the paper's probes on the bare backbone, for every attribute."""
-    (on, *_), attrs = prompts(w, seed), list(dict.fromkeys(["gender", *w.attrs]))
-    make = lambda attr: measurement(
-        *(on, "probe.py", f"{kind} probe", kind, f"--kind {kind} --attr {attr}"),
-        f"probe-{kind}-{attr}.json",
-    )
-    return [make(attr) for attr in attrs]
-
-
-def sweep(w: World, seed: int, group: str) -> list[Job]:
-    """A prompt for one attribute over prefix lengths or lambdas."""
-    attr, flag = (
-        SWEPT.get(w.data, "gender"),
-        {"prefix length": "prefix-len", "lambda": "lam"}[group],
-    )
-    found, on = [], f" --backbone {shlex.quote(w.backbone)}"
-    for x in PREFIX_LENGTHS if group == "prefix length" else LAMBDAS:
-        args = w, "train.py", "prompt", group, seed, f"{attr}-{flag}{x:g}"
-        found.append(run_of(*args, f"--attr {attr} --{flag} {x:g}{on}", setting=float(x)))
-    return found
-
-
-def soft_discriminator(w: World, seed: int) -> list[Job]:
-    """Prompts against a soft probing prompt, over their length, then read by a new one and a classifier."""
-    attr, found = SWEPT.get(w.data, "gender"), []
-    for n in PREFIX_LENGTHS:
-        flags = f"--attr {attr} --discriminator soft --prefix-len {n}"
-        flags += f" --backbone {shlex.quote(w.backbone)}"
-        args = w, "train.py", "prompt against a soft one", "soft discriminator", seed
-        run = run_of(*args, f"{attr}-soft-prefix-len{n}", flags, setting=float(n))
-        found.append(run)
-        for kind in "soft", "classifier":
-            found.append(
-                measurement(
-                    *(run, "probe.py", f"{kind} probe", "soft discriminator"),
-                    f"--kind {kind} --attr {attr} --hide {attr}",
-                    f"probe-{kind}-{attr}-hiding-{attr}.json",
-                )
-            )
-    return found
-
-
-def fair_lambda(w: World, seed: int) -> list[Job]:
-    """Each fair baseline over lambda, for one attribute, on the recommender of tables 3 and 4."""
-    attr, found = SWEPT.get(w.data, "gender"), []
-    bases = {"c-pmf": filters, "c-sx": filters, "s-sas": adapters, "s-b4": adapters}
-    for fair, group in bases.items():
-        base = next(job for job in group(w, seed) if f"-{fair}" in job.name)
-        for lam in FAIR_LAMBDAS:
-            args = w, "baselines.py", fair, "fair lambda", seed, f"{fair}-{attr}-lam{lam:g}"
-            flags = f"--model {fair} --attr {attr} --lam {lam:g}"
-            found.append(run_of(*args, flags, setting=float(lam), on=base.name))
-    return found
-
-
-def erasure(w: World, seed: int) -> list[Job]:
-    """LEACE in place of the prompt."""
-    attr, (on, *_) = SWEPT.get(w.data, "gender"), prompts(w, seed)
-    return [measurement(on, "erase.py", "leace", "leace", f"--attr {attr}", f"leace-{attr}.json")]
-
-
-GROUPS = {
-    "prompts": prompts,
-    "filters": filters,
-    "adapters": adapters,
-    "trivial": trivial,
-    "llama prompts": functools.partial(prompts, llama=True),
-    **{kind: functools.partial(probes, kind=kind) for kind in PROBES.values()},
-    "prefix length": functools.partial(sweep, group="prefix length"),
-    "lambda": functools.partial(sweep, group="lambda"),
-    "soft discriminator": soft_discriminator,
-    "fair lambda": fair_lambda,
-    "leace": erasure,
-}
-SEVERAL_SEEDS = (
-    "prompts",
-    "filters",
-    "adapters",
-    "trivial",
-)  # for tables 1 to 6; all else has seed 0
+def jobs_in(group: str, w: World, seed: int) -> list[Job]:
+    """The jobs of a group with one seed."""
+    folder = lambda name: f"{w.data}-{name}-seed{seed}" if name else ""
+    jobs = []
+    for step in GROUPS[group](w):
+        (script, *flags), on = shlex.split(step.command), folder(step.on)
+        setting, leaves = float(step.setting), step.name if step.name.endswith(".json") else ""
+        if leaves:
+            name = f"{on}/{leaves.removesuffix('.json')}"
+            flags += ["--seed", str(seed)]
+        else:
+            name, place = folder(step.name), ["--data-dir", str(w.data_dir)] if w.data_dir else []
+            about = ["--data", w.data, *place, "--device", w.device, "--seed", str(seed)]
+            flags = about + flags
+        jobs.append(Job(name, group, script, tuple(flags), seed, setting, on, leaves))
+    return jobs
 
 
 def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
     """What tables and figures need, each job once, a job that another needs before it."""
     groups = {group for name in wanted for group in NEEDS[name]}
-    repeated = {g for n in wanted if n in MAIN for g in NEEDS[n] if g in SEVERAL_SEEDS}
-    found: dict[str, Job] = {}
+    main = {f"table {n}" for n in range(1, 7)} & set(wanted)
+    repeated = {group for name in main for group in NEEDS[name]}
+    jobs: dict[str, Job] = {}
     for group in [g for g in GROUPS if g in groups]:
         for seed in range(seeds if group in repeated else 1):
-            for job in GROUPS[group](w, seed):
-                assert not job.on or job.on in found, f"{job.name} needs {job.on}"
-                found.setdefault(job.name, job)
-    return list(found.values())
+            for job in jobs_in(group, w, seed):
+                assert not job.on or job.on in jobs, f"{job.name} needs {job.on}"
+                jobs.setdefault(job.name, job)
+    return list(jobs.values())
 
 
 def everything(w: World) -> list[str]:
@@ -286,12 +236,7 @@ def everything(w: World) -> list[str]:
 
 def belongs(name: str, data: str) -> bool:
     """Whether a table or figure is about this data set; of the toy world's figures, one of each pair."""
-    return name not in (INSURANCE_ONLY if report.half_of(data) == "MovieLens" else MOVIELENS_ONLY)
-
-
-# -------------------------------------------------------------------------------------------------
-# What there is already
-# -------------------------------------------------------------------------------------------------
+    return name not in (INSURANCE_ONLY if half_of(data) == "MovieLens" else MOVIELENS_ONLY)
 
 
 class Found(NamedTuple):
@@ -312,10 +257,30 @@ def scan(place: Path = Path("runs")) -> list[Found]:
     return found
 
 
+def is_llama(backbone: str) -> bool:
+    """Whether --backbone names a Llama, by its config.json or else by its name."""
+    if Path(backbone).is_dir():
+        return read_config(Path(backbone))["model_type"] == "llama"
+    return "llama" in backbone
+
+
+def worlds(place: Path) -> list[World]:
+    """A World for each data set and T5 that the runs in a folder are about."""
+    found = []
+    for data in DATA:
+        configs = [run.config for run in scan(place) if run.config.get("data") == data]
+        names = sorted({config["backbone"] for config in configs if "backbone" in config})
+        llamas = [name for name in names if is_llama(name)]
+        llama = "tiny-llama" if "tiny-llama" in llamas or not llamas else llamas[0]
+        t5s = [name for name in names if name not in llamas] or ["tiny"]
+        found += [World(data, None, t5, llama) for t5 in t5s]
+    return found
+
+
 @functools.cache
 def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     """The flags of a command as its script reads them; None where it would not take them."""
-    parse = train_args if script == "train.py" else baseline_flags.parse_args
+    parse = train_args if script == "train.py" else baselines.parse_args
     try:
         return parse(list(flags))
     except InputError:
@@ -324,30 +289,27 @@ def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
 
 @functools.cache
 def settings_of(job: Job) -> dict | None:
-    """What config.json of a run says if it is this job's; None where that cannot be known yet."""
+    """What config.json of this job's run says; None where that cannot be known yet."""
     args = parsed(job.script, job.flags)
     assert args is not None, job
     attrs = read_attrs(args.attr, "--attr")
     about = {"data": args.data, "attrs": attrs, "seed": args.seed}
     if job.script == "train.py":
-        on, folder = args.backbone, None
+        kind = args.backbone
         if args.backbone not in SCRATCH:
             places = Path(args.backbone), Path("weights") / args.backbone.replace("/", "-")
             folder = next((place for place in places if place.is_dir()), None)
             if folder is None:
                 return None
-            on = read_config(folder)["model_type"]
-        p5, cfg, mixer_cfg = settings(args, attrs, on, folder)
+            kind = read_config(folder)["model_type"]
+        p5, cfg, mixer_cfg = settings(args, attrs, kind)
         toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
         about |= {"tasks": TASKS, "backbone": args.backbone, "dtype": args.dtype}
-        about |= {"label holdout": 0.0, "toy": dataclasses.asdict(toy)}
-        about |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
-        about["mixer"] = dataclasses.asdict(mixer_cfg) if len(attrs) > 1 else None
+        about |= {"label holdout": 0.0, "toy": toy, "p5": p5, "cfp": cfg}
+        about["mixer"] = mixer_cfg if len(attrs) > 1 else None
     else:
-        recommenders, games = baseline_flags.configs(args, attrs)
-        about["recommenders"] = {k: dataclasses.asdict(cfg) for k, cfg in recommenders.items()}
-        about["games"] = {k: dataclasses.asdict(cfg) for k, cfg in games.items()}
-    return json.loads(json.dumps(about))
+        about["recommenders"], about["games"] = baselines.configs(args, attrs)
+    return json.loads(json.dumps(about, default=dataclasses.asdict))
 
 
 def is_of(found: Found, job: Job) -> bool:
@@ -356,12 +318,10 @@ def is_of(found: Found, job: Job) -> bool:
     wanted = settings_of(job) if script == job.script else None
     if wanted is None or any(found.config.get(key) != value for key, value in wanted.items()):
         return False
-    args = parsed(script, tuple(flags))
-    if script == "train.py":
+    args, own = parsed(script, tuple(flags)), parsed(script, job.flags)
+    if args is None or script == "train.py":
         return args is not None
-    mine = parsed(script, job.flags)
-    same = lambda name: args is not None and getattr(args, name) == getattr(mine, name)
-    return same("model") and same("toy_users")
+    return (args.model, args.toy_users) == (own.model, own.toy_users)
 
 
 @functools.cache
@@ -370,50 +330,83 @@ def data_of(data: str, data_dir: Path | None, seed: int, toy_users: int, twins_i
 
 
 def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True) -> Found | None:
-    """The folder of a job's run, a finished one if there is one; of a measurement, that of its run.
+    """The folder of a job's run, a finished one if there is one; for a measurement, that of its run.
 
-    With `check` a run on other data, or one that cannot be gone on with here, does not count.
+    With `check`, runs on other data and unfinished runs that cannot go on here do not count.
     """
     if job.leaves:
         on = find(jobs[job.on], every, jobs, check)
         return None if on is None else on._replace(finished=(on.folder / job.leaves).exists())
-    some = [found for found in every if is_of(found, job)]
-    if check and some:
+    candidates = [found for found in every if is_of(found, job)]
+    if check and candidates:
         args = parsed(job.script, job.flags)
         about = args.data, args.data_dir, args.seed, args.toy_users, read_attrs(args.attr, "")[0]
-        some = [f for f in some if f.config.get("data fingerprint") == data_of(*about)]
-        here = {"torch": torch.__version__, "device": str(pick_device(args.device))}
-        goes_on = lambda f: all(f.config.get(key) == value for key, value in here.items())
-        some = [found for found in some if found.finished or goes_on(found)]
-    return min(some, key=lambda found: not found.finished, default=None)
+        same = {"data fingerprint": data_of(*about)}
+        here = same | {"torch": torch.__version__, "device": str(pick_device(args.device))}
+        fits = lambda f: (same if f.finished else here).items() <= f.config.items()
+        candidates = [found for found in candidates if fits(found)]
+    return min(candidates, key=lambda found: not found.finished, default=None)
 
 
-def done(
+def finished_jobs(
     w: World, seeds: int, check: bool = True, place: Path = Path("runs")
 ) -> list[tuple[Job, Found]]:
-    """The jobs of everything about this data set that are finished in a folder, and where."""
+    """All jobs about this data set whose runs in a folder are finished, with the folders of these runs."""
     jobs, every = {job.name: job for job in jobs_of(everything(w), w, seeds)}, scan(place)
     found = [(job, find(job, every, jobs, check)) for job in jobs.values()]
     return [(job, there) for job, there in found if there is not None and there.finished]
 
 
-def in_use(folder: Path) -> bool:
-    """Whether another process holds the folder."""
-    try:
-        lock(folder).close()
-    except InputError:
-        return True
-    return False
-
-
-def claim(job: Job) -> IO | None:
-    """Hold a job, for the process that it is handed to as well; None where another has it.
-
-    A process that outlives whoever started it has a job before it has a config.json by which to find it.
-    """
-    folder = Path("runs") / ".claims" / job.name
+def hold(folder: Path) -> IO | None:
+    """Hold a folder until the file that is returned is closed; None where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return lock(folder)
     except InputError:
         return None
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process holds the folder."""
+    held = hold(folder)
+    if held is not None:
+        held.close()
+    return held is None
+
+
+class Planned(NamedTuple):
+    """A job with what is known of it before it starts."""
+
+    job: Job
+    found: Found | None
+    after: str  # name of the unfinished job that has to come before; "" for none
+
+    @property
+    def finished(self) -> bool:
+        return self.found is not None and self.found.finished
+
+
+def planned(jobs: list[Job]) -> list[Planned]:
+    """Every job with its folder and what comes before it.
+
+    A P5 backbone is trained by the first run that needs it; the others come after that run.
+    """
+    every, by_name, trainer = scan(), {job.name: job for job in jobs}, {}
+    found = {job.name: find(job, every, by_name) for job in jobs}
+    finished = {name for name, there in found.items() if there is not None and there.finished}
+    plans = []
+    for job in jobs:
+        first = job.on
+        if job.script == "train.py":
+            args = parsed(job.script, job.flags)
+            first = trainer.setdefault((args.data, args.backbone, args.seed), job.name)
+        after = "" if first == job.name or first in finished else first
+        plans.append(Planned(job, found[job.name], after))
+    return plans
+
+
+def ready(waiting: dict[str, Planned], running: Iterable[str]) -> list[Planned]:
+    """Which of the waiting could start now, those first for which others wait."""
+    free = [p for p in waiting.values() if p.after not in (*waiting, *running)]
+    needed = {p.after for p in waiting.values()}
+    return sorted(free, key=lambda p: p.job.name not in needed)

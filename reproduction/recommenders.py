@@ -3,15 +3,14 @@
 PMF, SimpleX, SASRec and BERT4Rec; `Filters` (Li et al. 2021) make C-PMF and C-SX of the first two,
 `Prompt` (Wu et al. 2022) makes S-SAS and S-B4 of the others. Each of the four has
 
-    examples(data)                 the rows that an epoch goes through: interactions, or users
-    loss(data, rows_b, fair)       their mean loss, a scalar in the unit that its docstring names
+    examples(data)                     the rows that an epoch goes through: interactions, or users
+    loss(data, rows_b, fair)           their mean loss, a scalar in the unit that its docstring names
     state(users_b, history_bs, fair)   (b, d), what the user is to the recommender and is attacked
-    scores(state_bd)               (b, i), of the whole catalogue
+    scores(state_bd)                   (b, i), of the whole catalogue
 
-where `fair` is what makes it fair, None for as it is. Items are indices from 0; histories are padded on
-the left with the number of items, one past the last. The axes' letters are explained at the top of
-`model.py`; s is items of history here, n tokens of a prompt, k negatives. Nothing in here knows where
-the data come from; `baselines.py` trains and measures.
+where `fair` is what makes it fair, None for nothing. Items are indices from 0; histories are padded on
+the left with the number of items. The axes' letters are explained at the top of `model.py`; s is items
+of history here, n tokens of a prompt, k negatives. `baselines.py` trains and measures the four.
 """
 
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Callable, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from support.fields import at_least, flag, rate
 
 
 class Interactions(NamedTuple):
@@ -31,26 +32,25 @@ class Interactions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Training:
-    """How any of the four is trained: AdamW, the best weights on validation are kept."""
+class TrainingConfig:
+    """How any of the four is trained: with AdamW; the best weights on validation are kept."""
 
-    d: int = 64  # width of users and items
-    epochs: int = 100  # at most, passes over `examples`
-    batch_size: int = 1024  # interactions, or users for the sequence models
-    lr: float = 1e-3
-    weight_decay: float = 0.0  # of all weights; the pair models' penalty is `l2`
-    decay: bool = (
-        False  # the rate falls linearly to 0 over `epochs`, after a hundredth of warming up
-    )
-    check: int = 2  # epochs between two looks at the validation items
-    patience: int = 10  # looks without a gain after which training ends
+    d: int = flag(64, "width of its vectors", at_least(1))
+    epochs: int = flag(100, "passes of a recommender's training, at most", at_least(1))
+    batch_size: int = flag(1024, "interactions, or users for SASRec and BERT4Rec", at_least(1))
+    lr: float = flag(1e-3, "learning rate of a recommender", rate)
+    weight_decay: float = 0.0  # of all weights; the penalty of PMF and SimpleX is `l2`
+    # whether the rate falls linearly to 0, after a hundredth of the steps in which it rises
+    decay: bool = False
+    check: int = flag(2, "epochs between two looks at the validation items", at_least(1))
+    patience: int = flag(10, "looks without a gain after which it ends", at_least(1))
 
 
 def draw_unseen(seen: Tensor, users: Tensor, k: int) -> Tensor:
     """`k` items drawn uniformly from what each of the users (b,) has not seen, (b, k).
 
-    `seen` (users, i) bool. What was seen is drawn anew, twenty times at most: a user who has seen all
-    but one of a small catalogue may keep a wrong negative then.
+    Items that were `seen` (users, i) are drawn anew, twenty times at most: a user who has seen nearly all
+    of a small catalogue may be left with a wrong negative.
     """
     n_items = seen.shape[1]
     drawn = torch.randint(n_items, (len(users), k), device=seen.device)
@@ -62,24 +62,11 @@ def draw_unseen(seen: Tensor, users: Tensor, k: int) -> Tensor:
     return drawn
 
 
-# -------------------------------------------------------------------------------------------------
-# PMF
-# -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class PMFConfig(Training):
-    objective: str = "logistic"  # or "bpr"
+class PMFConfig(TrainingConfig):
+    objective: str = "logistic"  # the only one; it stands in the config.json of every run
     n_negatives: int = 4  # per positive
     l2: float = 0.01  # precision of the Gaussian priors over that of the data
-
-
-def bpr_loss(positive_b: Tensor, negative_bk: Tensor) -> Tensor:
-    """-log P(the positive stands before the negative), the mean over all pairs of them, in nats.
-
-    Source: Rendle et al. 2009. ln 2 for a model that gives all items the same score.
-    """
-    return F.softplus(negative_bk - positive_b.unsqueeze(1)).mean()
 
 
 def logistic_loss(positive_b: Tensor, negative_bk: Tensor) -> Tensor:
@@ -94,10 +81,9 @@ class PMF(nn.Module):
     """Probabilistic matrix factorisation: score(u, i) = p_u q_i + b_i, Gaussian priors on p and q.
 
     Source: Mnih and Salakhutdinov 2007, Eq. 3 and 4: the priors are a penalty on the squared lengths.
-    # Differs from the paper: theirs predicts ratings, which ranks poorly among items that were never
-    # rated; with an objective for choices instead, as in Li et al. 2021, and an item bias as in
-    # Rendle et al. 2020. The penalty falls on the users and items of a batch alone, so that a
-    # rare item is not pulled to zero in every step in which it does not occur.
+    # Differs from the paper: theirs predicts ratings, which ranks unrated items poorly; ours predicts
+    # choices, as in Li et al. 2021, and has an item bias, as in Rendle et al. 2020. The penalty falls on
+    # the users and items of a batch alone, or all the other batches would pull a rare item to zero.
     """
 
     def __init__(self, cfg: PMFConfig, n_users: int, n_items: int):
@@ -121,25 +107,18 @@ class PMF(nn.Module):
         return state_bd @ self.item.weight.T + self.bias
 
     def loss(self, data: Interactions, rows: Tensor, fair: Callable | None = None) -> Tensor:
-        """Mean over the interactions of the objective in nats and of the priors' penalty."""
+        """Mean over the interactions of the logistic loss in nats and of the priors' penalty."""
         users, positive = data.pairs[rows].T
-        items = torch.column_stack(
-            [positive, draw_unseen(data.seen, users, self.cfg.n_negatives)]
-        )  # (b, 1 + k)
+        negatives = draw_unseen(data.seen, users, self.cfg.n_negatives)
+        items = torch.column_stack([positive, negatives])  # (b, 1 + k)
         state_bd, q_bkd = self.state(users, data.histories[:0], fair), self.item(items)
         s_bk = (q_bkd @ state_bd.unsqueeze(2)).squeeze(2) + self.bias[items]
-        objective = {"bpr": bpr_loss, "logistic": logistic_loss}[self.cfg.objective]
         squares = state_bd.square().sum() + q_bkd.square().sum()
-        return objective(s_bk[:, 0], s_bk[:, 1:]) + self.cfg.l2 / 2 * squares / len(rows)
-
-
-# -------------------------------------------------------------------------------------------------
-# SimpleX
-# -------------------------------------------------------------------------------------------------
+        return logistic_loss(s_bk[:, 0], s_bk[:, 1:]) + self.cfg.l2 / 2 * squares / len(rows)
 
 
 @dataclass(frozen=True)
-class SimpleXConfig(Training):
+class SimpleXConfig(TrainingConfig):
     gate: float = 0.5  # g, share of the user's own vector beside the history's
     margin: float = 0.5  # m: negatives with a smaller cosine cost nothing
     negative_weight: float = 10.0  # w, of all negatives together against the positive
@@ -164,8 +143,7 @@ class SimpleX(nn.Module):
 
     Source: Mao et al. 2021, section 3.3, with the mean as aggregation.
     # Differs from the paper: their history contains the item that is to be predicted; ours does not, and
-    # it is the whole history, in training as at test time.
-    # One set of negatives serves a whole batch, which makes a single matrix product of them.
+    # it is always the whole history. One set of negatives serves a whole batch, in one matrix product.
     """
 
     def __init__(self, cfg: SimpleXConfig, n_users: int, n_items: int):
@@ -200,20 +178,14 @@ class SimpleX(nn.Module):
     def loss(self, data: Interactions, rows: Tensor, fair: Callable | None = None) -> Tensor:
         """Mean CCL of the interactions, between 0 and 2 + w, and the penalty."""
         cfg, (users, positive) = self.cfg, data.pairs[rows].T
-        met_bi = self.met_without(data.seen, users, positive)
-        h_bd = self.fuse(users, met_bi)
-        h_bd = self.dropout(h_bd if fair is None else fair(h_bd))
-        negatives = torch.randperm(data.seen.shape[1], device=users.device)[: cfg.n_negatives]
-        table = F.normalize(self.item.weight, dim=1)
-        h_bd = F.normalize(h_bd, dim=1)
+        h_bd = self.fuse(users, self.met_without(data.seen, users, positive))
+        h_bd = F.normalize(self.dropout(h_bd if fair is None else fair(h_bd)), dim=1)
+        e_id = F.normalize(self.item.weight, dim=1)
+        negatives = torch.randperm(len(e_id), device=users.device)[: cfg.n_negatives]
+        cosine_b, cosine_bk = (h_bd * e_id[positive]).sum(1), h_bd @ e_id[negatives].T
         unseen_bk = ~data.seen[users][:, negatives]
-        ccl = cosine_contrastive_loss(
-            (h_bd * table[positive]).sum(1),
-            h_bd @ table[negatives].T,
-            unseen_bk,
-            cfg.margin,
-            cfg.negative_weight,
-        )
+        weights = cfg.margin, cfg.negative_weight
+        ccl = cosine_contrastive_loss(cosine_b, cosine_bk, unseen_bk, *weights)
         squares = self.user(users).square().sum() + self.item(positive).square().sum()
         return ccl + cfg.l2 / 2 * squares / len(rows)
 
@@ -223,19 +195,22 @@ class SimpleX(nn.Module):
         return seen[users].float().scatter_(1, positive.unsqueeze(1), 0.0)
 
 
-# -------------------------------------------------------------------------------------------------
-# SASRec and BERT4Rec
-# -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SequenceConfig(TrainingConfig):
+    window: int = 200  # items of history that are read; the oldest are dropped
+    n_layers: int = 2
+    n_heads: int = 2
+    dropout: float = 0.2
 
 
 class Block(nn.Module):
-    """A post-LN transformer block, with Wu et al.'s prompt and adapters if given.
+    """A post-LN transformer block.
 
-    `prefix_nd` stands before the sequence: every position reads it and nothing is read out of it, so
-    that each layer has its own. `mask` (b, 1, s, n + s) is True where a position may look.
-    # Differs from the paper: SASRec's block normalises before the attention and of that the query alone;
-    # post-LN reaches the same (pmixer's study) and is what BERT4Rec has as well. No dropout of attention
-    # weights, which would take half as long again on a CPU.
+    `mask` (b, 1, s, n + s) is True where a position may look. `fair` is a prompt's share in this layer:
+    a prefix (n, d) that every position reads, and two adapters.
+    # Differs from the paper: SASRec's block normalises before the attention, and only the query; post-LN
+    # reaches the same (pmixer's study) and is what BERT4Rec has. Attention weights have no dropout: a
+    # step would take half as long again on a CPU.
     """
 
     def __init__(self, d: int, n_heads: int, d_ff: int, activation: nn.Module, dropout: float):
@@ -248,15 +223,10 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        x_bsd: Tensor,
-        mask: Tensor,
-        prefix_nd: Tensor | None = None,
-        adapters: nn.ModuleList | None = None,
-    ) -> Tensor:
-        read = x_bsd
-        if prefix_nd is not None:
+    def forward(self, x_bsd: Tensor, mask: Tensor, fair: tuple | None = None) -> Tensor:
+        read, adapters = x_bsd, None
+        if fair is not None:
+            prefix_nd, adapters = fair
             read = torch.cat([prefix_nd.expand(len(x_bsd), -1, -1), x_bsd], dim=1)
         heads = lambda x: x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (b, h, s, e)
         k, v = self.kv(read).chunk(2, dim=2)
@@ -268,17 +238,12 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Items of histories to states: tables, positions and blocks of SASRec and of BERT4Rec.
+    """SASRec's and BERT4Rec's: from the items of histories to states. Positions count from the end."""
 
-    Positions are counted from the end, so more padding on the left changes nothing.
-    """
-
-    def __init__(
-        self, cfg: "SASRecConfig | BERT4RecConfig", n_symbols: int, pad: int, causal: bool
-    ):
+    def __init__(self, cfg: SequenceConfig, n_symbols: int, pad: int, causal: bool):
         super().__init__()
         self.causal, self.pad = causal, pad
-        # SASRec scales what it reads up by sqrt(d), BERT4Rec normalises it
+        # SASRec scales its input up by sqrt(d), BERT4Rec normalises it
         self.scale = cfg.d**0.5 if causal else 1.0
         self.symbol = nn.Embedding(n_symbols, cfg.d)
         self.position = nn.Embedding(cfg.window, cfg.d)
@@ -290,38 +255,35 @@ class Encoder(nn.Module):
         )
 
     def forward(self, ids_bs: Tensor, prompt: "Prompt | None" = None) -> Tensor:
-        """States (b, s, d); what comes out where the input is padding means nothing."""
+        """States (b, s, d); those at padding mean nothing."""
         (_, s), real = ids_bs.shape, ids_bs != self.pad
         x = self.symbol(ids_bs) * self.scale + self.position.weight[-s:]
         x = self.dropout(self.norm(x))
         mask = real.unsqueeze(1).expand(-1, s, -1)
         if self.causal:
             mask = mask.tril()
-        # a padding that may look nowhere would be 0 / 0
+        # a padding that may look nowhere would give 0 / 0, so each position may look at itself
         mask = mask | torch.eye(s, dtype=torch.bool, device=ids_bs.device)  # (b, s, s)
         if prompt is not None:
             mask = torch.cat([mask.new_ones(len(mask), s, prompt.prefix.shape[1]), mask], dim=2)
         for layer, block in enumerate(self.blocks):
-            given = () if prompt is None else (prompt.prefix[layer], prompt.adapters[layer])
-            x = block(x, mask.unsqueeze(1), *given)
+            fair = None if prompt is None else (prompt.prefix[layer], prompt.adapters[layer])
+            x = block(x, mask.unsqueeze(1), fair)
         return x
 
 
 def newest(ids_bs: Tensor, window: int, pad: int) -> Tensor:
-    """The last `window` columns, without those in front that are nothing but padding."""
+    """The last `window` columns, without columns in front that hold nothing but padding."""
     ids_bs = ids_bs[:, -window:]
-    some = (ids_bs != pad).any(0).nonzero()
-    return ids_bs[:, int(some[0]) :] if len(some) else ids_bs[:, -1:]
+    with_items = (ids_bs != pad).any(0).nonzero()
+    return ids_bs[:, int(with_items[0]) :] if len(with_items) else ids_bs[:, -1:]
 
 
 @dataclass(frozen=True)
-class SASRecConfig(Training):
+class SASRecConfig(SequenceConfig):
     d: int = 50
     batch_size: int = 128
-    window: int = 200  # items of history that are read; the oldest are dropped
-    n_layers: int = 2
     n_heads: int = 1
-    dropout: float = 0.2
     n_negatives: int = 1  # at each position
 
 
@@ -340,7 +302,7 @@ class SASRec(nn.Module):
                 nn.init.xavier_normal_(weight)
 
     def examples(self, data: Interactions) -> Tensor:
-        """Users with two training items or more: of one nothing follows."""
+        """Users with at least two training items: after a single one nothing follows."""
         return ((data.histories != self.n_items).sum(1) > 1).nonzero().squeeze(1).cpu()
 
     def state(self, users: Tensor, history_bs: Tensor, fair: "Prompt | None" = None) -> Tensor:
@@ -365,30 +327,25 @@ class SASRec(nn.Module):
 
 
 @dataclass(frozen=True)
-class BERT4RecConfig(Training):
+class BERT4RecConfig(SequenceConfig):
     batch_size: int = 256
     weight_decay: float = 0.01
     decay: bool = True
-    window: int = 200  # items of history that are read; the oldest are dropped
-    n_layers: int = 2
-    n_heads: int = 2
-    dropout: float = 0.2
     mask_share: float = 0.2  # rho
     last_only: float = 0.1  # share of the sequences of which the last item alone is masked
 
 
 def draw_mask(ids_bs: Tensor, pad: int, share: float, last_only: float) -> Tensor:
-    """(b, s) bool: which items are to be guessed: at least one in each row, never padding.
+    """(b, s) bool: which items are to be guessed, at least one in each row and never padding.
 
-    Each with probability `share`; in a share `last_only` of the rows the last alone, as when the next
-    item is asked for.
+    Each with probability `share`; in a share `last_only` of the rows only the last, as at test time.
     """
     real = ids_bs != pad
     mask = (torch.rand(ids_bs.shape, device=ids_bs.device) < share) & real
     alone = torch.rand(len(ids_bs), device=ids_bs.device) < last_only
     last = torch.zeros_like(real)
     last[:, -1] = True
-    # a row in which nothing was drawn is one of the last item as well
+    # a row in which nothing was drawn has the last item as well
     return torch.where((alone | ~mask.any(1)).unsqueeze(1), last & real, mask)
 
 
@@ -396,8 +353,8 @@ class BERT4Rec(nn.Module):
     """Self-attention in both directions that guesses masked items; the next is a [MASK] at the end.
 
     Source: Sun et al. 2019, sections 3.3 to 3.6.
-    # Differs from the paper: the masks are drawn anew in each epoch, and of a history that is longer than
-    # the window a random stretch, in place of ten copies of overlapping stretches.
+    # Differs from the paper: every epoch draws new masks and, of a history longer than the window, a new
+    # stretch; theirs has ten copies of overlapping stretches.
     """
 
     def __init__(self, cfg: BERT4RecConfig, n_users: int, n_items: int):
@@ -414,13 +371,13 @@ class BERT4Rec(nn.Module):
         return torch.arange(len(data.histories))
 
     def state(self, users: Tensor, history_bs: Tensor, fair: "Prompt | None" = None) -> Tensor:
-        """The state at a [MASK] that is put after the history, whose oldest item makes room for it."""
+        """The state at a [MASK] put after the history; in a full window the oldest item makes room."""
         last = torch.full_like(history_bs[:, :1], self.mask_id)
         ids = newest(torch.cat([history_bs, last], dim=1), self.cfg.window, self.n_items)
         return self.encoder(ids, fair)[:, -1]
 
     def scores(self, state_bd: Tensor) -> Tensor:
-        """Logits (b, i), Eq. 7: the head is no part of the state."""
+        """Logits (b, i), Eq. 7: the head comes after the state."""
         return self.head(state_bd) @ self.encoder.symbol.weight[: self.n_items].T + self.bias
 
     def loss(self, data: Interactions, rows: Tensor, fair: "Prompt | None" = None) -> Tensor:
@@ -432,56 +389,37 @@ class BERT4Rec(nn.Module):
 
     def stretch(self, history_bs: Tensor) -> Tensor:
         """`window` neighbouring items of each history, (b, s); the whole of a shorter one."""
-        history_bs = newest(history_bs, history_bs.shape[1], self.n_items)
-        beyond = (history_bs != self.n_items).sum(
-            1, keepdim=True
-        ) - self.cfg.window  # items to spare
-        earlier = (
-            torch.rand(beyond.shape, device=beyond.device) * (beyond + 1).clamp(min=1)
-        ).long()
-        width = min(self.cfg.window, history_bs.shape[1])
-        columns = torch.arange(history_bs.shape[1] - width, history_bs.shape[1])
-        return history_bs.gather(1, columns.to(earlier.device) - earlier)
-
-
-# -------------------------------------------------------------------------------------------------
-# What makes them fair
-# -------------------------------------------------------------------------------------------------
+        history_bs, window = newest(history_bs, history_bs.shape[1], self.n_items), self.cfg.window
+        n_spare = (history_bs != self.n_items).sum(1, keepdim=True) - window
+        drawn = torch.rand(n_spare.shape, device=n_spare.device)
+        earlier = (drawn * (n_spare + 1).clamp(min=1)).long()
+        columns = torch.arange(history_bs.shape[1], device=n_spare.device)[-window:]
+        return history_bs.gather(1, columns - earlier)
 
 
 class Filters(nn.Module):
-    """A filter of user vectors for each attribute; several together are the mean of their outputs.
+    """A filter of user vectors for each attribute; several attributes are hidden by their mean output.
 
-    Source: Li et al. 2021, section 4.2, their "combination": a network of two layers and a BatchNorm for
-    each attribute, and the mean over the attributes that are to be hidden.
+    Source: Li et al. 2021, section 4.2, their "combination": each filter has two layers and a BatchNorm.
     """
 
     def __init__(self, attrs: list[str], d: int):
         super().__init__()
         self.attrs = list(attrs)
-        self.filters = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(d, 2 * d),
-                nn.LeakyReLU(),
-                nn.Linear(2 * d, d),
-                nn.LeakyReLU(),
-                nn.BatchNorm1d(d),
-            )
-            for _ in attrs
-        )
+        layers = lambda: (nn.Linear(d, 2 * d), nn.LeakyReLU(), nn.Linear(2 * d, d), nn.LeakyReLU())
+        self.filters = nn.ModuleList(nn.Sequential(*layers(), nn.BatchNorm1d(d)) for _ in attrs)
 
     def forward(self, user_bd: Tensor, attrs: tuple[str, ...]) -> Tensor:
-        asked = [self.filters[self.attrs.index(attr)] for attr in attrs]
-        return torch.stack([each(user_bd) for each in asked]).mean(0)
+        outputs = [self.filters[self.attrs.index(attr)](user_bd) for attr in attrs]
+        return torch.stack(outputs).mean(0)
 
 
 class Prompt(nn.Module):
     """Vectors before the sequence in every layer, and two adapters in every block, on a frozen encoder.
 
-    Source: Wu et al. 2022, section 4: prompt and adapters eliminate what tells about one combination of
-    attributes.
-    # Differs from the paper: their prompt has vectors of the user's own attributes as well. Ours has not:
-    # to hide an attribute from a recommender one need not tell it. Adapters are each layer's own.
+    Source: Wu et al. 2022, section 4: they remove what tells of one combination of attributes.
+    # Differs from the paper: their prompt also has vectors of the user's own attributes; a recommender
+    # need not be told what is hidden from it. Each layer has its own adapters.
     """
 
     def __init__(self, encoder: Encoder, length: int):
@@ -496,9 +434,18 @@ class Prompt(nn.Module):
 
 
 def adapter(d: int) -> nn.Sequential:
-    """(.., d) -> (.., d) through a quarter of the width; at first next to nothing comes out."""
+    """(.., d) -> (.., d) through a quarter of the width; at first its output is close to zero."""
     layers = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, d // 4), nn.ReLU(), nn.Linear(d // 4, d))
     for layer in layers[1], layers[3]:
         nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(layer.bias)
     return layers
+
+
+Recommender = PMF | SimpleX | SASRec | BERT4Rec
+RECOMMENDERS = {
+    "pmf": (PMF, PMFConfig),
+    "simplex": (SimpleX, SimpleXConfig),
+    "sasrec": (SASRec, SASRecConfig),
+    "bert4rec": (BERT4Rec, BERT4RecConfig),
+}

@@ -1,7 +1,7 @@
 """What finished runs say: rows, their means over seeds, and the paper's tables with ours beside them.
 
 Everything here is computed from rows, which `rows_of` reads out of what runs have left; nothing is trained.
-Hit@k and AUC are fractions in the files and percent from `Summary` on. `reproduce.py` is the command.
+Hit@k and AUC are fractions in the files and percent from `Summary` on. `tables.py` is the command.
 """
 
 import csv
@@ -11,7 +11,8 @@ import statistics
 from typing import Iterable, NamedTuple
 
 from reproduction import published
-from reproduction.baseline_flags import NAMES
+from reproduction.baselines import NAMES
+from support.screens import how_many_candidates
 
 LETTERS = {"G": "gender", "A": "age", "M": "marital", "O": "occupation"}  # as the paper orders them
 HITS = "Hit@1", "Hit@3", "Hit@10"
@@ -19,9 +20,28 @@ HITS = "Hit@1", "Hit@3", "Hit@10"
 # of tables 3, 3, 12 and 13.
 TASK = {n: "sequential" if n in (2, 4, 11, 13, 15) else "direct" for n in range(1, 16)}
 LLAMA = range(10, 16)  # tables of appendix B
+# The model with which a table's other rows are compared.
+REFERENCE = {1: "P5", 2: "P5"} | dict.fromkeys((3, 4, 5, 6), "CFP")
 PROBES = {7: "manual", 8: "soft", 9: "classifier"}
+# What a probe reads, as tables 7 to 9 name it: its key in the probe's file, and the name of our row.
+READINGS = {
+    "with": ("in-context, with interactions", "with interactions; ours asks in context"),
+    "without": ("in-context, without interactions", "without interactions; ours asks in context"),
+    "soft": ("soft prompt", "soft probing prompt"),
+    "classifier": ("classifier, sequential prompts", "classifier; ours on sequential prompts"),
+}
+BEYOND = {  # what the paper has not read, under the key in the probe's file
+    "direct, with interactions": "with interactions, asked directly",
+    "direct, without interactions": "without interactions, asked directly",
+    "classifier, direct prompts": "classifier on direct prompts",
+}
+READINGS |= {key: (key, name) for key, name in BEYOND.items()}
 
-# What differs from the paper's protocol, beside what the runs' own files say.
+UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
+DATA_NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
+DATA_NAMES |= {"insurance": "Insurance"}
+
+# What differs from the paper's protocol, in addition to what the runs' own files say.
 PROTOCOL = {
     "toy": "an embedded world in place of real people: the paper's numbers are for orientation",
     "ml-100k": "MovieLens-100K in place of MovieLens-1M: the paper's numbers are for orientation",
@@ -49,31 +69,34 @@ class Summary(NamedTuple):
     """A figure over seeds, in percent."""
 
     mean: float
-    sd: float  # over seeds, n - 1 below; NaN of a single one
-    low: float  # mean of the seeds' lower ends (95% over users), sd further down where there is one
+    sd: float  # over seeds, divided by n - 1; NaN for a single one
+    low: float  # mean of the seeds' lower ends (95% over users), moved down by sd if there is one
     high: float  # the same at the upper end
     n: int  # seeds
 
 
-def summarise(found: Iterable[list[float]]) -> Summary | None:
-    """Over seeds of [value, low, high], fractions; None where there is none."""
-    found = list(found)
-    if not found:
+def summarise(intervals: Iterable[list[float]]) -> Summary | None:
+    """The Summary of [value, low, high] of each seed, fractions; None where there is none."""
+    intervals = list(intervals)
+    if not intervals:
         return None
-    value, low, high = (statistics.fmean(100 * x for x in some) for some in zip(*found))
-    sd = statistics.stdev(100 * row[0] for row in found) if len(found) > 1 else math.nan
+    value, low, high = (statistics.fmean(100 * x for x in column) for column in zip(*intervals))
+    sd = statistics.stdev(100 * x for x, _, _ in intervals) if len(intervals) > 1 else math.nan
     wider = 0.0 if math.isnan(sd) else sd
-    return Summary(value, sd, low - wider, high + wider, len(found))
+    return Summary(value, sd, low - wider, high + wider, len(intervals))
 
 
 def distance(auc: Summary) -> Summary:
-    """How far an AUC is from 50, with its interval: what a leak is, on either side."""
+    """How far an AUC is from 50, with its interval: a leak counts on either side."""
     mean, low, high = away_from(50, auc.mean, auc.low, auc.high)
     return Summary(mean, auc.sd, low, high, auc.n)
 
 
 def away_from(chance: float, value: float, low: float, high: float) -> tuple[float, float, float]:
-    """How far a value is from chance, with the ends of that: 0 is among them where chance is."""
+    """The distance of a value from chance, and the interval of that distance.
+
+    The interval begins at 0 where chance is inside that of the value.
+    """
     ends = abs(low - chance), abs(high - chance)
     return abs(value - chance), 0.0 if low <= chance <= high else min(ends), max(ends)
 
@@ -88,22 +111,17 @@ def compare(ours: Summary, other: Summary, metric: str) -> int:
     return (ours.low > other.high) - (ours.high < other.low)
 
 
-# -------------------------------------------------------------------------------------------------
-# From files to rows
-# -------------------------------------------------------------------------------------------------
+def mean_leak(aucs: list[list[float]]) -> list[float]:
+    """One half plus the mean distance from it of several [AUC, low, high], with the means of the ends.
+
+    45 does not make up for 55.
+    """
+    return [0.5 + statistics.fmean(column) for column in zip(*(away_from(0.5, *a) for a in aucs))]
 
 
 def letters(attrs: Iterable[str]) -> str:
-    """G, A, M and O of these attributes, in this order."""
+    """The letters of these attributes, in the order of LETTERS."""
     return "".join(letter for letter, attr in LETTERS.items() if attr in attrs)
-
-
-def values_of(row: dict, attrs: list[str]) -> dict[str, list[float]]:
-    """Hit@k and each attribute's AUC of a row of results.json, as [value, low, high]."""
-    found = {f"Hit@{k}": [row[f"hit@{k}"], *row[f"hit@{k} interval"]] for k in (1, 3, 10)}
-    for attr in attrs if "auc" in row else ():
-        found[letters([attr])] = [row["auc"][attr], *row["auc interval"][attr]]
-    return found
 
 
 def rows_of(results: dict) -> list[Row]:
@@ -112,17 +130,18 @@ def rows_of(results: dict) -> list[Row]:
     ceiling = {letters([k]): results["ceiling"][k]["auc"][0] for k in attrs}
 
     def add(model: str, hidden: Iterable[str], task: str, row: dict, floor: dict) -> None:
+        values = {f"Hit@{k}": [row[f"hit@{k}"], *row[f"hit@{k} interval"]] for k in (1, 3, 10)}
+        for k in attrs if "auc" in row else ():
+            values[letters([k])] = [row["auc"][k], *row["auc interval"][k]]
         floor = {letters([k]): floor[k] for k in floor}
-        values = values_of(row, attrs)
         rows.append(Row(model, letters(hidden), task, results["seed"], values, floor, ceiling))
 
     for task in results["tasks"]:
         add("popularity", (), task, results["popularity"][task], {})
-        if "rows" in results:  # of baselines.py; popularity is among its rows too
-            for row in results["rows"]:
-                model = MODELS[row["model"]]
-                if model != "popularity":
-                    add(model, row["hidden"], task, row[task], row["floor"])
+        for row in results.get("rows", ()):  # of baselines.py
+            if row["model"] != "popularity":
+                add(NAMES[row["model"]], row["hidden"], task, row[task], row["floor"])
+        if "rows" in results:
             continue
         floor = results["floor"][task]
         add("P5", (), task, results["before"][task], floor)
@@ -134,10 +153,6 @@ def rows_of(results: dict) -> list[Row]:
     return rows
 
 
-MODELS = NAMES | {"cfp": "CFP"}  # as the paper calls them
-UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
-
-
 class Point(NamedTuple):
     """What a figure draws at one place: a recommender with one setting, on one task, in one run."""
 
@@ -145,8 +160,8 @@ class Point(NamedTuple):
     x: float  # the setting: a prefix length or a lambda; NaN where there is none
     task: str
     values: dict[str, list[float]]  # "Hit@k" and "AUC": [value, low, high], fractions
-    floor: float  # of the AUC; NaN where it was not measured
-    ceiling: float
+    floor: float = math.nan  # of the AUC; NaN where it was not measured
+    ceiling: float = math.nan
 
 
 class Evidence(NamedTuple):
@@ -157,98 +172,54 @@ class Evidence(NamedTuple):
     llama: str  # of tables 10 to 15
     rows: list[Row]  # of the main runs, with the T5
     llama_rows: list[Row]
-    probes: list[tuple[str, str, int, dict]]  # (kind, letter, seed, the probe's file)
-    points: dict[str, list["Point"]]  # what figures 6 to 10 and the trade-off are drawn from
-    sizes: dict  # "users", "candidates", "prompt candidates" of a run; {} where there is none
+    probes: list[tuple[str, str, dict]]  # (kind, letter, the probe's file)
+    points: dict[str, list[Point]]  # what figures 6 to 10 and the trade-off are drawn from
+    main: dict  # results.json of a run with the T5's prompts; {} where there is none
+    runs: list[tuple[list[str], dict]]  # the command and results.json of every run
+
+    @property
+    def title(self) -> str:
+        return f"{DATA_NAMES[self.data]}, {self.backbone}"
 
     def of(self, table: int, model: str, hidden: str, metric: str) -> Summary | None:
         """Ours for a place in a table of the paper, None where nothing was run.
 
-        `metric` is "Hit@k", a letter, or "AUC": of what is hidden, of several 50 and their mean distance
-        from it.
+        `metric` is "Hit@k", a letter, or "AUC": that of the hidden attribute, and for several 50 plus
+        their mean distance from it.
         """
         if table in PROBES:
-            return self.probed(PROBES[table], model, metric)
-        rows = self.llama_rows if table in LLAMA else self.rows
-        about = [r for r in rows if (r.model, r.hidden, r.task) == (model, hidden, TASK[table])]
-        about = [row for _, row in sorted(once_per_seed(about, metric).items())]
-        if metric == "AUC" and len(hidden) == 1:
-            return summarise(row.values[hidden] for row in about)
-        if metric == "AUC":
-            return summarise(mean_leak([row.values[k] for k in hidden]) for row in about)
-        return summarise(row.values[metric] for row in about)
+            (key, _), mine = READINGS[model], (PROBES[table], metric)
+            files = [left for kind, letter, left in self.probes if (kind, letter) == mine]
+            return summarise(left[key]["auc"] for left in files if key in left)
+        needed, first = hidden if metric == "AUC" else [metric], {}
+        for row in self.rows_about(table, model, hidden):
+            if all(k in row.values for k in needed):  # the same can be in several runs of a seed
+                first.setdefault(row.seed, row.values)
+        rows = [[first[seed][k] for k in needed] for seed in sorted(first)]
+        return summarise(row[0] if len(row) == 1 else mean_leak(row) for row in rows)
 
-    def probed(self, kind: str, name: str, letter: str) -> Summary | None:
-        """Ours for a probe's AUC; `name` is the column of the paper's table, or a key of the probe's file."""
-        key = {
-            "with": "in-context, with interactions",
-            "without": "in-context, without interactions",
-        }
-        key |= {"soft": "soft prompt", "classifier": "classifier, sequential prompts"}
-        read, files = key.get(name, name), [
-            f for k, a, _, f in self.probes if (k, a) == (kind, letter)
-        ]
-        return summarise(f[read]["auc"] for f in files if read in f)
+    def bounds(self, table: int, hidden: str) -> tuple[float, float]:
+        """(floor, ceiling) in percent of the attacks, means over seeds and `hidden`; NaN if not measured.
 
-    def bounds(self, table: int, hidden: str) -> tuple[float, float] | None:
-        """(floor, ceiling) in percent of the attacks, means over seeds and `hidden`.
-
-        They are of P5's own states, but the floor of a run with one attribute is of those behind its prompt.
-
-        A probe has a floor of its own, which nobody has measured: NaN.
+        Both are measured on P5's own states, only the floor of a run with one attribute behind its prompt.
+        A probe has a floor of its own, which nobody has measured.
         """
         if table in PROBES:
-            known = self.bounds(2, hidden)
-            return None if known is None else (math.nan, known[1])
-        rows = self.llama_rows if table in LLAMA else self.rows
-        rows = [r for r in rows if (r.model, r.hidden, r.task) == ("P5", "", TASK[table])]
-        rows = [row for row in rows if all(k in row.floor for k in hidden)]
+            return math.nan, self.bounds(2, hidden)[1]
+        rows = [r for r in self.rows_about(table, "P5", "") if all(k in r.floor for k in hidden)]
         if not rows or not hidden:
-            return None
+            return math.nan, math.nan
         mean = lambda which: statistics.fmean(100 * which(r)[k] for r in rows for k in hidden)
         return mean(lambda row: row.floor), mean(lambda row: row.ceiling)
 
-
-DATA_NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
-DATA_NAMES |= {"insurance": "Insurance"}
-
-
-def about(e: Evidence) -> str:
-    return f"{DATA_NAMES.get(e.data, e.data)}, {e.backbone}"
+    def rows_about(self, table: int, model: str, hidden: str) -> list[Row]:
+        rows, place = self.llama_rows if table in LLAMA else self.rows, (model, hidden, TASK[table])
+        return [row for row in rows if (row.model, row.hidden, row.task) == place]
 
 
-def once_per_seed(rows: list[Row], metric: str) -> dict[int, Row]:
-    """The first row of each seed that has the metric: the same recommender can be in several runs."""
-    found: dict[int, Row] = {}
-    for row in rows:
-        has = all(k in row.values for k in row.hidden) if metric == "AUC" else metric in row.values
-        if has:
-            found.setdefault(row.seed, row)
-    return found
-
-
-def mean_leak(aucs: list[list[float]]) -> list[float]:
-    """One half and the mean distance from it of [AUC, low, high], with the mean of the distances' ends.
-
-    45 does not make up for 55.
-    """
-    return [0.5 + statistics.fmean(some) for some in zip(*(away_from(0.5, *auc) for auc in aucs))]
-
-
-# -------------------------------------------------------------------------------------------------
-# Tables
-# -------------------------------------------------------------------------------------------------
-
-
-SHOWN = {  # what a row of tables 7 to 9 is called
-    "with": "with interactions; ours asks in context",
-    "without": "without interactions; ours asks in context",
-    "direct, with interactions": "with interactions, asked directly",
-    "direct, without interactions": "without interactions, asked directly",
-    "soft": "soft probing prompt",
-    "classifier": "classifier; ours on sequential prompts",
-    "classifier, direct prompts": "classifier on direct prompts",
-}
+def half_of(data: str) -> str:
+    """Whose half of the paper's tables stands beside ours."""
+    return "Insurance" if data == "insurance" else "MovieLens"
 
 
 class Entry(NamedTuple):
@@ -261,127 +232,101 @@ class Entry(NamedTuple):
     ours: Summary | None
 
 
-def half_of(data: str) -> str:
-    """Whose half of the paper's tables stands beside ours."""
-    return "Insurance" if data == "insurance" else "MovieLens"
-
-
 def entries(table: int, e: Evidence) -> list[Entry]:
     """Every place of the paper's table for this data set, then what we have beyond it."""
     cells = published.cells(table)
-    if any(cell.data == half_of(e.data) for cell in cells):
-        cells = [cell for cell in cells if cell.data == half_of(e.data)]
-    ours = lambda model, hidden, metric: e.of(table, model, hidden, metric)
-    places = [c[2:5] for c in cells]
-    found = [Entry(*place, c.percent, ours(*place)) for place, c in zip(places, cells)]
-    metrics = list(dict.fromkeys(cell.metric for cell in cells))
-    more = []
+    cells = [cell for cell in cells if cell.data == half_of(e.data)] or cells
+    places = {(cell.model, cell.hidden, cell.metric): cell.percent for cell in cells}
+    ours, metrics = [], list(dict.fromkeys(cell.metric for cell in cells))
     if table in (1, 2, 10, 11):
-        more = [("popularity", "", hit) for hit in HITS] + [("lookup", "", hit) for hit in HITS]
-    if table == 7:
-        more = [
-            (f"direct, {how} interactions", "", k) for how in ("with", "without") for k in metrics
-        ]
-    if table == 9:
-        more = [("classifier, direct prompts", "", k) for k in metrics]
-    beyond = [Entry(*place, None, ours(*place)) for place in more]
-    return found + [entry for entry in beyond if entry.ours is not None]
+        ours, metrics = ["popularity", "lookup"], HITS
+    elif table in PROBES:
+        ours = list(BEYOND)
+    beyond = [(model, "", metric) for model in ours for metric in metrics]
+    found = [Entry(*place, places.get(place), e.of(table, *place)) for place in [*places, *beyond]]
+    return [entry for entry in found if entry.paper is not None or entry.ours is not None]
+
+
+def grid(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def csv_text(heads: str, rows: Iterable[list]) -> str:
+    """A CSV file: the names in `heads`, then the rows; two digits of every float, nothing for NaN."""
+    text = io.StringIO()
+    digits = lambda x: "" if math.isnan(x) else f"{x:.2f}"
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads.split())
+    writer.writerows([digits(x) if isinstance(x, float) else x for x in row] for row in rows)
+    return text.getvalue()
+
+
+def shown_bounds(floor: float, ceiling: float) -> list[str]:
+    """The two cells of a floor and a ceiling in percent, empty where they are NaN."""
+    around = "" if math.isnan(floor) else f"50 ± {floor:.1f}"
+    return [around, "" if math.isnan(ceiling) else f"{ceiling:.1f}"]
 
 
 def number(summary: Summary | None, mark: str = "") -> str:
-    """A cell of ours: 55.9 ± 1.2 over seeds, 55.9 of a single one, with its mark behind."""
+    """A cell of ours: 55.9 ± 1.2 over seeds, 55.9 for a single one, followed by its mark."""
     if summary is None:
         return ""
     spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.1f}"
     return f"{summary.mean:.1f}{spread}{mark}"
 
 
-def reference(table: int) -> str:
-    """Whom a table's other rows are compared with."""
-    return "CFP" if table in (3, 4, 5, 6) else "P5" if table in (1, 2) else ""
-
-
 def table_markdown(table: int, e: Evidence) -> str:
     """A table of the paper with ours beside it, its floors and ceilings, and how it was measured."""
     found = entries(table, e)
-    metrics = list(dict.fromkeys(entry.metric for entry in found))
-    by_row: dict[tuple[str, str], dict[str, Entry]] = {}
-    for entry in found:
-        by_row.setdefault((entry.hidden, entry.model), {})[entry.metric] = entry
-    hides, alone = any(entry.hidden for entry in found), [m for m in metrics if m in LETTERS]
-    heads = (["hidden"] if hides else []) + [""]
+    at = {(x.hidden, x.model, x.metric): x for x in found}
+    metrics = list(dict.fromkeys(x.metric for x in found))
+    hides = any(x.hidden for x in found)
+    heads = ["hidden", ""] if hides else [""]
     for metric in metrics:
-        name = {"AUC": "AUC", **LETTERS}.get(metric, metric) + (" AUC" if metric in LETTERS else "")
-        heads += [f"{name}, paper", "ours"]
+        heads += [f"{LETTERS[metric]} AUC" if metric in LETTERS else metric, "ours"]
+        heads[-2] += ", paper"
     heads += ["floor", "ceiling"] if hides else []
-    lines = [f"**Table {table}: {published.TITLES[table]}** (%)", ""]
-    lines += [line(heads), line(["---"] * len(heads))]
-    better = reference(table)
-    for (hidden, model), row in by_row.items():
-        cells = ([hidden] if hides else []) + [SHOWN.get(model, model)]
+    rows = []
+    for hidden, model in dict.fromkeys((x.hidden, x.model) for x in found):
+        name = READINGS[model][1] if model in READINGS else model
+        cells = [hidden, name] if hides else [name]
         for metric in metrics:
-            entry = row.get(metric)
-            paper = "" if entry is None or entry.paper is None else f"{entry.paper:.2f}"
-            cells += [
-                paper,
-                "" if entry is None else number(entry.ours, mark_of(entry, by_row, better)),
-            ]
-        if hides:
-            bounds = e.bounds(table, hidden)
-            cells += ["", ""] if bounds is None else [f"50 ± {bounds[0]:.1f}", f"{bounds[1]:.1f}"]
-        lines.append(line(cells))
-    bounds = {k: e.bounds(table, k) for k in alone}
+            x = at.get((hidden, model, metric), Entry(model, hidden, metric, None, None))
+            other, mark = at.get((hidden, REFERENCE.get(table), metric)), ""
+            if x.ours and other and other.ours and other.model != model:
+                mark = {1: " +", -1: " -", 0: ""}[compare(x.ours, other.ours, metric)]
+            cells += ["" if x.paper is None else f"{x.paper:.2f}", number(x.ours, mark)]
+        rows.append(cells + (shown_bounds(*e.bounds(table, hidden)) if hides else []))
+    bounds = [shown_bounds(*e.bounds(table, k)) if k in LETTERS else ["", ""] for k in metrics]
     for place, name in enumerate(("*shuffled labels (floor)*", "*raw history (ceiling)*")):
-        if any(b is not None and not math.isnan(b[place]) for b in bounds.values()):
-            cells = [name]
-            for metric in metrics:
-                b = bounds.get(metric)
-                text = "" if b is None else f"50 ± {b[0]:.1f}" if place == 0 else f"{b[1]:.1f}"
-                cells += ["", text]
-            lines.append(line(cells))
-    return "\n".join([*lines, "", *notes(table, e, found)])
-
-
-def line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def mark_of(entry: Entry, by_row: dict, better: str) -> str:
-    """+ where a row's figure is better than that of `better` in the same table, - where worse."""
-    other = by_row.get((entry.hidden, better), {}).get(entry.metric)
-    if entry.ours is None or other is None or other.ours is None or entry.model == better:
-        return ""
-    return {1: " +", -1: " -", 0: ""}[compare(entry.ours, other.ours, entry.metric)]
+        if any(texts[place] for texts in bounds):
+            rows.append([name] + [cell for texts in bounds for cell in ("", texts[place])])
+    title = f"**Table {table}: {published.TITLES[table]}** (%)"
+    return "\n".join([title, "", *grid(heads, rows), "", *notes(table, e, found)])
 
 
 def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
     """The lines under a table: what is blank, how ours was measured, what is odd in the paper's."""
-    lines = []
+    lines, seeds = [], sorted({x.ours.n for x in found if x.ours})
     blank = [x for x in found if x.paper is not None and x.ours is None]
     unheard = [x for x in blank if "M" in (*x.hidden, x.metric) and e.data != "insurance"]
     rest = dict.fromkeys((x.model, x.hidden) for x in blank if x not in unheard)
-    if not any(x.ours for x in found):
+    if not seeds:
         lines.append("Ours: not run.")
     elif unheard:
-        lines.append(f"Blank: {DATA_NAMES.get(e.data, e.data)} has no marital status (M).")
-    if rest and any(x.ours for x in found):
-        names = ", ".join(
-            f"{model}{f' hiding {hidden}' if hidden else ''}" for model, hidden in rest
-        )
-        lines.append(f"Blank: not run, in part or whole: {names}.")
-    seeds = sorted({x.ours.n for x in found if x.ours})
+        lines.append(f"Blank: {DATA_NAMES[e.data]} has no marital status (M).")
+    if rest and seeds:
+        names = [f"{model} hiding {hidden}" if hidden else model for model, hidden in rest]
+        lines.append(f"Blank: not run, in part or whole: {', '.join(names)}.")
     if seeds:
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        mark = reference(table)
-        lines.append(
-            f"Ours: mean ± standard deviation over seeds ({many})"
-            + ("." if table in PROBES else "; 50 ± is how far from 50 shuffled labels get.")
-            + (
-                f" + better, - worse than {mark}, where the intervals do not overlap."
-                if mark
-                else ""
-            )
-        )
+        floor = "" if table in PROBES else "; 50 ± is how far from 50 shuffled labels get"
+        ours = f"Ours: mean ± standard deviation over seeds ({many}){floor}."
+        if table in REFERENCE:
+            than = f"worse than {REFERENCE[table]}, where the intervals do not overlap."
+            ours += f" + better, - {than}"
+        lines.append(ours)
     lines.append(f"Protocol: {protocol(table, e)}.")
     if table in published.DOUBTS:
         lines.append(f"In the paper: {published.DOUBTS[table]}")
@@ -390,50 +335,29 @@ def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
 
 def protocol(table: int, e: Evidence) -> str:
     """What differs between the paper's numbers and ours, in one line."""
-    parts = [PROTOCOL[e.data]]
-    backbone = e.llama if table in LLAMA else e.backbone
-    parts.append(
-        f"{backbone} where the paper has {'OpenLlama-3B' if table in LLAMA else 'T5-Base'}"
-    )
-    task = TASK[table]
-    if e.sizes and table not in PROBES:
-        few, most = e.sizes["candidates"].get(task, [0, 0])
-        among = f"{most}" if few == most else f"{few} to {most}"
-        listed = e.sizes["prompt candidates"] or "none"
-        parts.append(
-            f"{e.sizes['users']} users, the test item among {among} real candidates that the user never met"
-        )
-        if task == "direct":
-            parts.append(f"{listed} of them listed in the prompt (the paper lists 100)")
+    ours, paper = (e.llama, "OpenLlama-3B") if table in LLAMA else (e.backbone, "T5-Base")
+    parts = [PROTOCOL[e.data], f"{ours} where the paper has {paper}"]
     if table in PROBES:
         parts.append("one against the rest beyond two classes, which the paper does not say")
-    else:
-        parts.append(
-            "AUC one against the rest of the strongest of several fresh attackers, five folds over users; "
-            "the paper's is one classifier, on sentences"
-        )
+        return "; ".join(parts)
+    if e.main:
+        among = f"the test item among {how_many_candidates(e.main, TASK[table])} real candidates"
+        parts.append(f"{e.main['users']} users, {among} that the user never met")
+        if TASK[table] == "direct":
+            listed = e.main["prompt candidates"] or "none"
+            parts.append(f"{listed} of them listed in the prompt (the paper lists 100)")
+    parts.append(
+        "AUC one against the rest of the strongest of several fresh attackers, five folds over users"
+    )
+    parts.append("the paper's is one classifier, on sentences")
     return "; ".join(parts)
 
 
 def table_csv(table: int, e: Evidence) -> str:
     """The same as one line per number, with intervals, seeds, floor and ceiling; percent, two digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow("table model hidden metric paper mean sd low high seeds floor ceiling".split())
-    for entry in entries(table, e):
-        about = entry.hidden if entry.metric == "AUC" else entry.metric
-        bounds = None if entry.metric in HITS else e.bounds(table, about)
-        writer.writerow(
-            [
-                table,
-                *entry[:3],
-                two_digits(entry.paper),
-                *map(two_digits, (entry.ours or [None] * 4)[:4]),
-            ]
-            + [entry.ours.n if entry.ours else "", *map(two_digits, bounds or (None, None))]
-        )
-    return text.getvalue()
-
-
-def two_digits(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.2f}"
+    rows = []
+    for x in entries(table, e):
+        bounds = e.bounds(table, x.hidden if x.metric == "AUC" else x.metric)
+        rows.append([table, *x[:4], *(x.ours or [""] * 5)])
+        rows[-1] += ["", ""] if x.metric in HITS else bounds
+    return csv_text("table model hidden metric paper mean sd low high seeds floor ceiling", rows)

@@ -1,73 +1,47 @@
 """What a backbone answers: the most probable text, and the exact probability of each candidate item.
 
-The axes' letters are explained at the top of `model.py`.
+`model` is a T5 or a Llama of `model.py`, where the axes' letters are explained; `encoded` are prompts that it
+has read, a `prefix` is what it reads them behind.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import Backbone, Encoded, Prefix
-
 
 @torch.no_grad()
-def generate(
-    model: Backbone,
-    input_ids: Tensor,
-    mask: Tensor,
-    prefix: Prefix | None = None,
-    max_tokens: int = 8,
-) -> Tensor:
+def generate(model, input_ids: Tensor, mask: Tensor, prefix=None, max_tokens: int = 8) -> Tensor:
     """Greedy answer to each prompt: ids (b, up to max_tokens), the end token repeated after the first."""
-    encoded, cache = model.encode(input_ids, mask, prefix), model.new_cache()
-    token = torch.full_like(input_ids[:, :1], model.cfg.decoder_start_token_id)
-    done = torch.zeros_like(token, dtype=torch.bool)
-    answer = []
-    while len(answer) < max_tokens and not done.all():
-        state = model.decode(token, encoded, cache)
-        token = model.logits(state).argmax(-1).masked_fill(done, model.cfg.eos_token_id)
+    encoded = model.encode(input_ids, mask, prefix)
+    answer = torch.full_like(input_ids[:, :1], model.cfg.decoder_start_token_id)
+    done = torch.zeros_like(answer, dtype=torch.bool)
+    while answer.shape[1] <= max_tokens and not done.all():
+        states = model.decode(answer, encoded)  # an answer is short: nothing is kept of the last
+        token = model.logits(states[:, -1:]).argmax(-1).masked_fill(done, model.cfg.eos_token_id)
         done |= token == model.cfg.eos_token_id
-        answer.append(token)
-    return torch.cat(answer, dim=1)
+        answer = torch.cat([answer, token], dim=1)
+    return answer[:, 1:]
 
 
 AT_ONCE = 128  # beginnings of a user's candidates that stand side by side in the decoder, about
 
 
-class CandidateTree(NamedTuple):
-    """The distinct beginnings of some token sequences, laid out as one row of tokens ("nodes").
+def candidate_tree(candidates: list[tuple[int, ...]], start: int, length: int) -> tuple:
+    """The distinct beginnings of candidates (token ids, each with its end token) as one row of "nodes".
 
     Node 0 is the start token; two candidates that begin alike share the nodes of their beginning.
+    Returns the token of each node (t,), its position (t,), for each candidate the nodes after which its
+    tokens are predicted (i, `length`), the last one repeated, and those tokens, -1 after the last.
     """
-
-    token: np.ndarray  # (t,) the token of each node
-    depth: np.ndarray  # (t,) how many tokens come before it: its position
-    parent: np.ndarray  # (t,) index of the node before it; -1 for node 0
-    path: np.ndarray  # (i, y) for each candidate the node after which each token is predicted
-    target: np.ndarray  # (i, y) those tokens, -1 after the last
-
-
-def candidate_tree(candidates: list[tuple[int, ...]], start: int) -> CandidateTree:
-    """The tree of candidates given as token ids, each with its end token."""
-    nodes = {(): 0}
-    token, depth, parent = [start], [0], [-1]
-    length = max(map(len, candidates), default=0)
-    path = np.zeros((len(candidates), length), dtype=np.int64)
-    target = np.full((len(candidates), length), -1, dtype=np.int64)
+    nodes, paths = {(): 0}, np.zeros((len(candidates), length), dtype=np.int64)
+    targets = np.full_like(paths, -1)
     for row, ids in enumerate(candidates):
-        target[row, : len(ids)] = ids
-        for j in range(1, len(ids)):  # the last token is predicted, never fed
-            beginning = ids[:j]
-            if beginning not in nodes:
-                nodes[beginning] = len(token)
-                token.append(beginning[-1])
-                depth.append(j)
-                parent.append(nodes[beginning[:-1]])
-            path[row, j] = nodes[beginning]
-    return CandidateTree(np.array(token), np.array(depth), np.array(parent), path, target)
+        targets[row, : len(ids)] = ids
+        for j in range(1, length):  # the last token is predicted, never fed
+            paths[row, j] = nodes.setdefault(ids[: min(j, len(ids) - 1)], len(nodes))
+    tokens = [start, *(beginning[-1] for beginning in nodes if beginning)]
+    return np.array(tokens), np.array([*map(len, nodes)]), paths, targets
 
 
 def pad_stack(rows: list[np.ndarray], value: int) -> Tensor:
@@ -80,34 +54,30 @@ def pad_stack(rows: list[np.ndarray], value: int) -> Tensor:
 
 
 @torch.no_grad()
-def score_candidates(
-    model: Backbone, encoded: Encoded, candidates: list[list[tuple[int, ...]]]
-) -> Tensor:
+def score_candidates(model, encoded, candidates: list[list[tuple[int, ...]]]) -> Tensor:
     """Exact log P(candidate | prompt) in nats, (b, i), -inf where a row has fewer candidates.
 
     `candidates` gives each row's targets as token ids with the end token (a list of one serves every
     row). The decoder runs once: all distinct beginnings of a row's candidates stand side by side, and
-    each sees only the tokens that come before it in its own candidates. Where there are many they are
-    taken in pieces: the attention among the beginnings grows with the square of their number.
+    each sees only the tokens that come before it. Where there are many they are taken in pieces: the
+    attention among the beginnings grows with the square of their number.
     """
     device, n_rows = encoded.mask.device, len(encoded.mask)
-    trees = [candidate_tree(row, model.cfg.decoder_start_token_id) for row in candidates]
-    n_nodes, n_candidates = max(len(t.token) for t in trees), max(map(len, candidates))
+    start, length = model.cfg.decoder_start_token_id, max(
+        len(ids) for row in candidates for ids in row
+    )
+    trees = [candidate_tree(row, start, length) for row in candidates]
+    # (b, t), (b, t), (b, i, y), (b, i, y); what fills up is seen by nobody
+    tokens, depths, paths, targets = map(pad_stack, zip(*trees), (0, 0, 0, -1))
+    n_nodes, n_candidates = tokens.shape[1], paths.shape[1]
     if n_nodes > 2 * AT_ONCE and n_candidates > 1:
         size = max(n_candidates * AT_ONCE // n_nodes, 1)
         pieces = [[row[i : i + size] for row in candidates] for i in range(0, n_candidates, size)]
         return torch.cat([score_candidates(model, encoded, piece) for piece in pieces], dim=1)
-    tokens = pad_stack([tree.token for tree in trees], 0)  # (b, t); who fills up is seen by nobody
-    depths = pad_stack([tree.depth for tree in trees], 0)
-    parents = pad_stack([tree.parent for tree in trees], -1)
-    paths = pad_stack([tree.path for tree in trees], 0)  # (b, i, y)
-    targets = pad_stack([tree.target for tree in trees], -1)
-    visible = torch.eye(tokens.shape[1], dtype=torch.bool).repeat(len(trees), 1, 1)  # (b, t, t)
-    ancestor = parents
-    while (ancestor >= 0).any():  # as many rounds as the longest candidate has tokens
-        row, node = torch.nonzero(ancestor >= 0, as_tuple=True)
-        visible[row, node, ancestor[row, node]] = True
-        ancestor = torch.where(ancestor >= 0, parents.gather(1, ancestor.clamp(min=0)), ancestor)
+    visible = torch.eye(n_nodes, dtype=torch.bool).repeat(len(trees), 1, 1)  # (b, t, t)
+    tree = torch.arange(len(trees))[:, None, None]
+    for j in range(length):  # a node sees those that come before it on its path
+        visible[tree, paths[:, :, j : j + 1], paths[:, :, : j + 1]] = True
     states = model.decode(
         tokens.to(device).expand(n_rows, -1),
         encoded,
@@ -126,7 +96,7 @@ def score_candidates(
     return scores.masked_fill((targets < 0).all(-1), -torch.inf)
 
 
-def log_normalizer(model: Backbone, states_btd: Tensor) -> Tensor:
+def log_normalizer(model, states_btd: Tensor) -> Tensor:
     """log of the sum of exp(logits) over the vocabulary after each state (b, t, d), in nats, (b, t).
 
     Some states and a slice of the vocabulary at a time: the logits of all at once would be gigabytes,
@@ -137,3 +107,41 @@ def log_normalizer(model: Backbone, states_btd: Tensor) -> Tensor:
         parts = [F.linear(states_sd, weight).float().logsumexp(-1) for weight in slices]
         found.append(torch.stack(parts).logsumexp(0))
     return torch.cat(found).view(states_btd.shape[:-1])
+
+
+def rank_of_first(scores: np.ndarray, n_candidates: list[int]) -> np.ndarray:
+    """Rank, 1 is best, of column 0 of each row (b, i) among its first `n_candidates` columns.
+
+    Ties count against the model: a candidate with the same score stands before the right one, and
+    so does a score that is not a number.
+    """
+    n_candidates = np.asarray(n_candidates)
+    is_one = np.arange(scores.shape[1]) < n_candidates[:, None]
+    beaten = is_one & (scores < scores[:, :1])  # False where either is NaN
+    return n_candidates - beaten.sum(1)
+
+
+# How far two computations of the same log-probability may lie apart, in nats.
+SLACK = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.2}
+
+
+@torch.no_grad()
+def ranks_by_end(model, encoded, candidates: list[list[tuple[int, ...]]]) -> np.ndarray:
+    """Rank (b,), 1 is best, of each row's first candidate: `rank_of_first` of `score_candidates`, for less.
+
+    An answer is at most as likely as its tokens without the end. So the first candidate beats every other
+    whose beginning is already less likely than the whole of it, and the ends of the rest alone are looked
+    at: of a catalogue of thousands, about as many as stand before the right item.
+    """
+    begun = score_candidates(model, encoded, [[ids[:-1] for ids in row] for row in candidates])
+    first = score_candidates(model, encoded, [row[:1] for row in candidates])
+    beaten = (begun < first - SLACK[encoded.states.dtype]).cpu().numpy()  # not where either is NaN
+    beaten[:, 0] = False
+    left = [[ids for ids, is_so in zip(*pair) if not is_so] for pair in zip(candidates, beaten)]
+    ranks, n_left = np.empty(len(left), dtype=np.int64), np.array([*map(len, left)])
+    # rows with about as many left are scored together
+    for rows in np.array_split(np.argsort(n_left, kind="stable"), min(4, len(left))):
+        part = encoded.of_rows(torch.from_numpy(rows).to(encoded.mask.device))
+        scores = score_candidates(model, part, [left[row] for row in rows])
+        ranks[rows] = rank_of_first(scores.cpu().numpy(), n_left[rows])
+    return ranks

@@ -1,19 +1,14 @@
 """The data sets: who interacted with what in which order, and what is known about the people.
 
-The toy world, MovieLens-1M, MovieLens-100K, Insurance and any data set in RecBole's atomic files,
-each read by one function that checks every line and says which file and line is wrong and what to
-do.
+Each is read by one function that checks every line; its InputError names the file and the line.
 """
 
 import hashlib
 import io
-import os
-import shutil
-import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -21,36 +16,27 @@ import numpy as np
 import torch
 
 from support import toy
-from support.files import InputError, enough_memory
+from support.files import InputError, enough_memory, refuse, write_atomically
 
+GENDERS = ["F", "M"]
+AGES = ["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"]  # MovieLens-1M's classes
+AGE_CODES = ["1", "18", "25", "35", "45", "50", "56"]  # what users.dat has for them
+AGE_STARTS = [0, 18, 25, 35, 45, 50, 56]  # years
+OCCUPATIONS = (  # MovieLens-1M's README, in the order of its codes 0 .. 20
+    "other, academic/educator, artist, clerical/admin, college/grad student, customer service, doctor/"
+    "health care, executive/managerial, farmer, homemaker, K-12 student, lawyer, programmer, retired, "
+    "sales/marketing, scientist, self-employed, technician/engineer, tradesman/craftsman, unemployed, writer"
+).split(", ")
+ML100K_GENRES = (  # the flags of u.item, in the order of its columns
+    "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|"
+    "Film-Noir|Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western"
+)
 ML1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 ML1M_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published beside the file
 ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
-AGES = ["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"]  # MovieLens-1M's classes
-AGE_STARTS = [0, 18, 25, 35, 45, 50, 56]  # years
-OCCUPATIONS = [  # MovieLens-1M's README, in the order of its codes 0 .. 20
-    "other",
-    "academic/educator",
-    "artist",
-    "clerical/admin",
-    "college/grad student",
-    "customer service",
-    "doctor/health care",
-    "executive/managerial",
-    "farmer",
-    "homemaker",
-    "K-12 student",
-    "lawyer",
-    "programmer",
-    "retired",
-    "sales/marketing",
-    "scientist",
-    "self-employed",
-    "technician/engineer",
-    "tradesman/craftsman",
-    "unemployed",
-    "writer",
-]
+ML1M_LIMIT = 50_000_000  # bytes; the zip has 6 MB, its largest file 25 MB
+# of Insurance's Train.csv, before one column for each product
+PERSON = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
 
 
 class Copies(NamedTuple):
@@ -59,9 +45,7 @@ class Copies(NamedTuple):
     attr: str  # what a twin differs in
     twins: np.ndarray  # (n,) the user who is the twin of person 0 .. n-1
     placebos: np.ndarray  # (n,) the user who is the placebo
-    coding: (
-        np.ndarray
-    )  # (n, items) how much an item speaks for the twin's class against the person's
+    coding: np.ndarray  # (n, items) how much an item speaks for the twin's class, not the person's
 
 
 @dataclass(frozen=True)
@@ -91,55 +75,49 @@ class Dataset:
 
     @property
     def is_person(self) -> np.ndarray:
-        """(users,) False for the copies, whom the recommender knows and nobody is measured on."""
+        """(users,) False for the copies, whom the recommender knows but who are never measured."""
         person = np.ones(len(self.users), dtype=bool)
         if self.copies is not None:
             person[self.copies.twins] = person[self.copies.placebos] = False
         return person
 
     def labels(self, attr: str) -> np.ndarray:
-        """Class of each user (users,). Raises InputError for an attribute that is not there."""
-        if attr not in self.attributes:
-            known = ", ".join(self.attributes)
-            raise InputError(
-                f"--attr {attr}: {self.name} has no such attribute; choose from {known}"
-            )
+        """Class of each user (users,). Raises InputError for an attribute that cannot be attacked."""
+        check_attribute(attr, self.name, self.attributes)
         counts = np.bincount(self.attributes[attr], minlength=len(self.classes[attr]))
         if (counts > 0).sum() < 2:
-            raise InputError(
-                f"--attr {attr}: all {counts.sum()} users of {self.name} are in one class "
-                f"({self.classes[attr][counts.argmax()]}), so nothing can leak; "
-                "choose another attribute"
-            )
+            name = self.classes[attr][counts.argmax()]
+            alike = f"all {counts.sum()} users of {self.name} are in one class ({name})"
+            refuse(f"--attr {attr}", f"{alike}, so nothing can leak; choose another attribute")
         if (counts >= 5).sum() < 2:
-            raise InputError(
-                f"--attr {attr}: fewer than two classes of {self.name} have the 5 users that an attack "
-                "in five folds needs; choose another attribute"
-            )
+            few = f"fewer than two classes of {self.name} have the 5 users that an attack in five folds needs"
+            refuse(f"--attr {attr}", f"{few}; choose another attribute")
         return self.attributes[attr]
 
 
-def load_dataset(
-    name: str, folder: Path | None = None, seed: int = 0, toy_cfg: ToyConfig = ToyConfig()
-) -> Dataset:
+def check_attribute(attr: str, name: str, attributes: dict[str, np.ndarray]) -> None:
+    """Raises InputError where the data set called `name` has no such attribute."""
+    if attr not in attributes:
+        choices = ", ".join(attributes)
+        refuse(f"--attr {attr}", f"{name} has no such attribute; choose from {choices}")
+
+
+def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyConfig()) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
-    `seed` and `toy_cfg` matter to the toy world only. Without a folder, MovieLens-1M is
-    downloaded into data/ml-1m. Raises InputError naming file and line.
+    `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into data/ml-1m.
     """
     if name == "toy":
-        return load_toy(seed, toy_cfg)
+        return load_toy(seed, cfg)
     if name == "ml-1m":
-        return load_ml1m(folder if folder is not None else download_ml1m(Path("data/ml-1m")))
+        return load_ml1m(folder or download_ml1m(Path("data/ml-1m")))
     if folder is None:
         raise InputError(f"--data {name} needs --data-dir, the folder with its files")
-    if not Path(folder).is_dir():
-        raise InputError(f"--data-dir {folder}: there is no such folder; correct it")
+    if not folder.is_dir():
+        refuse(f"--data-dir {folder}", "there is no such folder; correct it")
     if name == "ml-100k":
         return load_ml100k(folder)
-    if name == "insurance":
-        return load_insurance(folder)
-    return load_recbole(name, folder)
+    return load_insurance(folder) if name == "insurance" else load_recbole(name, folder)
 
 
 def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
@@ -148,24 +126,14 @@ def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
     Raises InputError for more twins than people and for twins in an attribute that is not there.
     """
     if cfg.twins > cfg.users:
-        raise InputError(
-            f"--toy-twins {cfg.twins}: there are {cfg.users} people to copy; choose fewer or more "
-            "--toy-users"
-        )
-    enough_memory(
-        f"a toy world of {cfg.users} users",
-        8000
-        * (cfg.users + 2 * cfg.twins),  # as measured: scores and noise of 96 movies, a generator
-        torch.device("cpu"),
-        "choose a smaller --toy-users",
-    )
+        people = f"there are {cfg.users} people to copy"
+        refuse(f"--toy-twins {cfg.twins}", f"{people}; choose fewer or more --toy-users")
+    # a user takes 8 kB, as measured: scores and noise of 160 movies, and a generator
+    needed, remedy = 8000 * (cfg.users + 2 * cfg.twins), "choose a smaller --toy-users"
+    enough_memory(f"a toy world of {cfg.users} users", needed, torch.device("cpu"), remedy)
     world, copies = toy.make_world(seed, cfg.users, cfg.effect), None
     if cfg.twins:
-        if cfg.twins_in not in world.attributes:
-            known = ", ".join(world.attributes)
-            raise InputError(
-                f"--attr {cfg.twins_in}: toy has no such attribute; choose from {known}"
-            )
+        check_attribute(cfg.twins_in, "toy", world.attributes)
         world = toy.with_copies(world, cfg.twins_in, cfg.twins, seed)
         twins = cfg.users + np.arange(cfg.twins)
         classes = world.attributes[cfg.twins_in]
@@ -175,7 +143,7 @@ def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
         name="toy",
         users=[str(u + 1) for u in range(len(world.lengths))],
         attributes=world.attributes,
-        classes={"gender": ["F", "M"], "age": AGES, "occupation": OCCUPATIONS},
+        classes={"gender": GENDERS, "age": AGES, "occupation": OCCUPATIONS},
         titles=world.titles,
         genres=[toy.GENRES[g] for g in world.genre],
         histories=toy.watch(world),
@@ -184,193 +152,211 @@ def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
 
 
 def read_rows(
-    path: Path,
-    separator: str,
-    columns: tuple[str, ...],
-    encoding: str = "utf-8",
-    at_least: bool = False,
+    path: Path, separator: str, columns: str | None = None, encoding: str = "utf-8"
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each line of a table as ("file:line", its fields); `columns` says how many there must be.
+    """Each line of a table as ("file:line", its fields).
 
-    With `at_least` there may be more. Empty lines are refused like any other line of a wrong width.
+    Every line must be as wide as `columns`, names with the separator in between, or, if there are
+    none, as the first line, the file's own header.
     """
-    path = Path(path)
+    place, width = str(path), len(columns.split(separator)) if columns else None
     try:
-        file = path.open(encoding=encoding, newline="")
+        with path.open(encoding=encoding, newline="") as file:
+            for number, line in enumerate(file, start=1):
+                if (
+                    number == 1
+                ):  # the mark that some editors begin UTF-8 with, also as Latin-1 reads it
+                    line = line.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf")
+                where, row = f"{place}:{number}", line.rstrip("\r\n").split(separator)
+                width = width or len(row)
+                if len(row) != width:
+                    has = f"{len(row)} columns where {columns or 'the header'} has {width}"
+                    mend = "mend the line or copy the file again" if columns else "mend it"
+                    refuse(where, f"{has}; {mend}")
+                yield where, row
+    except UnicodeDecodeError as error:
+        refuse(place, f"not {encoding} text ({error}); copy it again")
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = "is missing" if missing else f"cannot be read: {error.strerror}"
         raise InputError(f"{path} {why}; put it there or correct --data-dir") from None
-    with file:
-        lines = enumerate(file, start=1)
-        while True:
-            try:
-                number, line = next(lines)
-            except StopIteration:
-                return
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}: not {encoding} text ({error}); copy it again") from None
-            if number == 1:
-                # the mark that some editors put in front of UTF-8, also as Latin-1 reads it
-                line = line.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf")
-            where, row = f"{path}:{number}", line.rstrip("\r\n").split(separator)
-            if len(row) != len(columns) and not (at_least and len(row) > len(columns)):
-                raise InputError(
-                    f"{where}: {len(row)} columns where {separator.join(columns)} has {len(columns)}; "
-                    "mend the line or copy the file again"
-                )
-            yield where, row
 
 
 def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> int:
     """`text` as a whole number in [low, high]; InputError at `where` otherwise."""
-    try:
-        # int() alone would take 1_0, +1 and the digits of other scripts as well
-        if text.isascii() and text.isdecimal() and low <= int(text) <= high:
-            return int(text)
-    except ValueError:  # thousands of digits
-        pass
-    raise InputError(
-        f"{where}: {what} is {text[:40]!r}, not a whole number in {low}..{high}; mend it"
-    )
+    # int() alone takes 1_0, +1 and the digits of other scripts as well, but not thousands of digits
+    plain = text.isascii() and text.isdecimal() and len(text) < 4000
+    if not plain or not low <= int(text) <= high:
+        refuse(where, f"{what} is {text[:40]!r}, not a whole number in {low}..{high}; mend it")
+    return int(text)
 
 
-def index_of(where: str, what: str, value: str, known: dict[str, int]) -> int:
+def index_of(where: str, what: str, value: str, values: list[str] | dict[str, int]) -> int:
     """Position of a value in a closed list; InputError at `where` otherwise."""
-    if value not in known:
-        some = ", ".join(name[:40] for name in list(known)[:8])
-        some += ", .." if len(known) > 8 else ""
-        raise InputError(f"{where}: {what} {value[:40]!r} is unknown, known are {some}; mend it")
-    return known[value]
+    if value not in values:
+        first = ", ".join(name[:40] for name in list(values)[:8])
+        more = ", .." if len(values) > 8 else ""
+        refuse(where, f"{what} {value[:40]!r} is unknown, known are {first}{more}; mend it")
+    return values[value] if isinstance(values, dict) else values.index(value)
 
 
-def add_once(where: str, what: str, value: str, known: dict[str, int]) -> None:
-    """Give a new id the next index; InputError at `where` if it stands there already."""
-    if value in known:
-        raise InputError(f"{where}: {what} {value[:40]!r} stands in the file twice; remove one")
-    known[value] = len(known)
+def age_class(years: float) -> int:
+    """MovieLens-1M's class, 0 .. 6, of an age in years."""
+    return int(np.searchsorted(AGE_STARTS, years, side="right")) - 1
 
 
-def build(
-    path: Path,
-    name: str,
-    users: dict[str, int],
-    items: dict[str, int],
-    labels: dict[str, list[int]],
-    classes: dict[str, list[str]],
-    titles: list[str],
-    genres: list[str],
-    interactions: list[tuple[int, int, float]],
-    **more,
-) -> Dataset:
-    """A Dataset from (user, item, time) triples in the order of the file at `path`.
+class Draft:
+    """A data set whose files are being read; `finish` makes a Dataset of it.
 
-    Interactions are ordered by time with a stable sort: those of one user at the same second
-    (about half of MovieLens-1M's) stay in the order of the file, never in the order of the item
-    ids. Users without an interaction, items without one and repeats of the same user and item are
-    left out and counted.
+    `classes` says what the classes of an attribute are called; those of any other are its names by
+    alphabet.
     """
-    if not interactions:
-        raise InputError(f"{path}: no interactions in it; copy it again")
-    user, item = (np.array([row[axis] for row in interactions], dtype=np.int64) for axis in (0, 1))
-    order = np.lexsort((np.array([row[2] for row in interactions]), user))  # lexsort is stable
-    user, item = user[order], item[order]
-    first = np.zeros(len(user), dtype=bool)
-    first[np.unique(user * len(items) + item, return_index=True)[1]] = True
-    notes = list(more.pop("notes", []))
-    if not first.all():
-        notes.append(f"{(~first).sum()} repeated interactions left out, the first of each is kept")
-    user, item = user[first], item[first]
-    kept_users, user = np.unique(user, return_inverse=True)
-    kept_items, item = np.unique(item, return_inverse=True)
-    for kind, known, kept in (("users", users, kept_users), ("items", items, kept_items)):
-        if len(kept) < len(known):
-            notes.append(f"{len(known) - len(kept)} {kind} without any interaction left out")
-    user_ids = list(users)
-    return Dataset(
-        name=name,
-        users=[user_ids[u] for u in kept_users],
-        attributes={attr: np.array(values)[kept_users] for attr, values in labels.items()},
-        classes=classes,
-        titles=[titles[i] for i in kept_items],
-        genres=[genres[i] for i in kept_items],
-        histories=np.split(item, np.flatnonzero(np.diff(user)) + 1),
-        notes=notes,
-        **more,
-    )
+
+    def __init__(self, name: str, **classes: list[str]):
+        self.name, self.classes = name, classes
+        self.users, self.items = (
+            {},
+            {},
+        )  # the source's own id -> index, in the order in which they come
+        self.people: list[dict] = []  # of each user the class, or its name, in each attribute
+        self.titles: list[tuple[str, str]] = []  # of each item its title and its genres
+        self.interactions: list[tuple[int, int, float]] = []  # user, item, time
+        self.notes: list[str] = []  # what was left out and how often
+
+    def add(self, where: str, what: str, source_id: str, value: dict | tuple[str, str]) -> None:
+        """A "user", or an item, called `what` in messages; InputError at `where` if it is there already."""
+        of_user, of_item = (self.users, self.people), (self.items, self.titles)
+        indices, values = of_user if what == "user" else of_item
+        if source_id in indices:
+            refuse(where, f"{what} {source_id[:40]!r} stands in the file twice; remove one")
+        indices[source_id] = len(indices)
+        values.append(value)
+
+    def add_ratings(self, path: Path, separator: str, columns: str, lowest: int) -> None:
+        """MovieLens's ratings, `lowest` to 5: user, movie, rating, time in seconds."""
+        for where, (user, movie, rating, time) in read_rows(path, separator, columns, "latin-1"):
+            if user not in self.users or movie not in self.items:  # calls for a million are slow
+                index_of(where, "user", user, self.users)
+                index_of(where, "movie", movie, self.items)
+            whole(where, "rating", rating, lowest, 5)
+            when = whole(where, "timestamp", time)
+            self.interactions.append((self.users[user], self.items[movie], when))
+
+    def finish(self, path: Path, **nouns: tuple[str, str, str]) -> Dataset:
+        """The Dataset of everything that was added; `path` is the file of the interactions.
+
+        Interactions are ordered by time with a stable sort: those of one user at the same second
+        (about half of MovieLens-1M's) stay in the order of the file, not of the item ids. Users and
+        items without an interaction and repeats of the same user and item are left out and counted.
+        """
+        if not self.interactions:
+            refuse(path, "no interactions in it; copy it again")
+        user, item, time = map(np.array, zip(*self.interactions))
+        order = np.lexsort((time, user))  # lexsort is stable
+        user, item = user[order], item[order]
+        first = np.sort(np.unique(user * len(self.items) + item, return_index=True)[1])
+        # numbered anew, without those that have no interaction
+        active, user = np.unique(user[first], return_inverse=True)
+        used, item = np.unique(item[first], return_inverse=True)
+        left_out = {
+            "repeated interactions left out, the first of each is kept": len(order) - len(first),
+            "users without any interaction left out": len(self.users) - len(active),
+            "items without any interaction left out": len(self.items) - len(used),
+        }
+        ids, attributes, classes = list(self.users), {}, {}
+        for attr in self.people[0]:
+            labels = [person[attr] for person in self.people]
+            classes[attr] = self.classes.get(attr) or sorted(set(labels))
+            codes = (
+                {} if attr in self.classes else {name: i for i, name in enumerate(classes[attr])}
+            )
+            attributes[attr] = np.array([codes.get(label, label) for label in labels])[active]
+        return Dataset(
+            name=self.name,
+            users=[ids[u] for u in active],
+            attributes=attributes,
+            classes=classes,
+            titles=[self.titles[i][0] for i in used],
+            genres=[self.titles[i][1] for i in used],
+            histories=np.split(item, np.flatnonzero(np.diff(user)) + 1),
+            notes=self.notes + [f"{n} {what}" for what, n in left_out.items() if n],
+            **nouns,
+        )
+
+
+def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=print) -> Path:
+    """MovieLens-1M's three files in `folder`, downloaded from GroupLens if they are not there yet.
+
+    The zip is checked against its published MD5 before anything is taken out of it, and three
+    members are read by name; a failure leaves nothing behind. Raises InputError.
+    """
+    if all((folder / name).exists() for name in ML1M_FILES):
+        return folder
+    put = f"put {', '.join(ML1M_FILES)} into {folder}"
+    by_hand = f"{put} by hand, or name their folder with --data-dir"
+    say(f"downloading MovieLens-1M (6 MB) from {url} into {folder}")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content = response.read(ML1M_LIMIT + 1)
+    except (OSError, HTTPException) as error:
+        raise InputError(f"cannot download {url} ({error}); {by_hand}") from None
+    if len(content) > ML1M_LIMIT:
+        raise InputError(f"{url} sends more than 50 MB, which MovieLens-1M is not; {by_hand}")
+    got = hashlib.md5(content).hexdigest()
+    if got != md5:
+        raise InputError(f"{url} has MD5 {got}, MovieLens-1M has {md5}; try again, or {by_hand}")
+    files = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in ML1M_FILES:
+                info = archive.getinfo(f"ml-1m/{name}")
+                if info.file_size > ML1M_LIMIT:
+                    refuse(url, f"{name} would unpack to {info.file_size} bytes; {by_hand}")
+                files[name] = archive.read(info)
+    except (zipfile.BadZipFile, KeyError) as error:
+        refuse(url, f"not the zip of MovieLens-1M ({error}); {by_hand}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return folder
 
 
 def load_ml1m(folder: Path) -> Dataset:
-    """MovieLens-1M (Harper and Konstan 2015): gender 2, age 7, occupation 21 classes.
-
-    The classes are the file's own codes. Raises InputError naming file and line.
-    """
-    folder = Path(folder)
-    genders, ages = {"F": 0, "M": 1}, {str(a): i for i, a in enumerate([1, 18, 25, 35, 45, 50, 56])}
-    users, items, titles, genres, interactions = {}, {}, [], [], []
-    labels = {"gender": [], "age": [], "occupation": []}
-    columns = ("UserID", "Gender", "Age", "Occupation", "Zip-code")
+    """MovieLens-1M (Harper and Konstan 2015): gender 2, age 7, occupation 21 classes, its own codes."""
+    draft = Draft("ml-1m", gender=GENDERS, age=AGES, occupation=OCCUPATIONS)
+    columns = "UserID::Gender::Age::Occupation::Zip-code"
     for where, row in read_rows(folder / "users.dat", "::", columns, "latin-1"):
-        add_once(where, "user", row[0], users)
-        labels["gender"].append(index_of(where, "gender", row[1], genders))
-        labels["age"].append(index_of(where, "age", row[2], ages))
-        labels["occupation"].append(whole(where, "occupation", row[3], 0, 20))
-    for where, row in read_rows(
-        folder / "movies.dat", "::", ("MovieID", "Title", "Genres"), "latin-1"
-    ):
-        add_once(where, "movie", row[0], items)
-        titles.append(row[1])
-        genres.append(row[2])
-    path, columns = folder / "ratings.dat", ("UserID", "MovieID", "Rating", "Timestamp")
-    for where, row in read_rows(path, "::", columns, "latin-1"):
-        user, item = users.get(row[0]), items.get(row[1])
-        if user is None or item is None:  # only then the slow functions with the messages
-            index_of(where, "user", row[0], users), index_of(where, "movie", row[1], items)
-        whole(where, "rating", row[2], 0, 5)
-        interactions.append((user, item, whole(where, "timestamp", row[3])))
-    classes = {"gender": ["F", "M"], "age": AGES, "occupation": OCCUPATIONS}
-    return build(path, "ml-1m", users, items, labels, classes, titles, genres, interactions)
+        gender = index_of(where, "gender", row[1], GENDERS)
+        age = index_of(where, "age", row[2], AGE_CODES)
+        occupation = whole(where, "occupation", row[3], 0, 20)
+        draft.add(where, "user", row[0], dict(gender=gender, age=age, occupation=occupation))
+    columns = "MovieID::Title::Genres"
+    for where, (movie, title, genres) in read_rows(folder / "movies.dat", "::", columns, "latin-1"):
+        draft.add(where, "movie", movie, (title, genres))
+    path, columns = folder / "ratings.dat", "UserID::MovieID::Rating::Timestamp"
+    draft.add_ratings(path, "::", columns, lowest=0)
+    return draft.finish(path)
 
 
 def load_ml100k(folder: Path) -> Dataset:
     """MovieLens-100K: gender 2, age 7, occupation 21 classes.
 
-    Years of age become MovieLens-1M's seven classes; the occupations are u.user's own 21, by
-    alphabet. Raises InputError naming file and line.
+    Years of age become MovieLens-1M's seven classes; the occupations are u.user's own 21, by alphabet.
     """
-    folder = Path(folder)
-    users, items, titles, genres, interactions = {}, {}, [], [], []
-    genders, jobs = {"F": 0, "M": 1}, []
-    labels = {"gender": [], "age": []}
-    columns = ("user id", "age", "gender", "occupation", "zip code")
+    draft = Draft("ml-100k", gender=GENDERS, age=AGES)
+    columns = "user id|age|gender|occupation|zip code"
     for where, row in read_rows(folder / "u.user", "|", columns, "latin-1"):
-        add_once(where, "user", row[0], users)
-        labels["age"].append(age_class(whole(where, "age", row[1], 1, 120)))
-        labels["gender"].append(index_of(where, "gender", row[2], genders))
-        jobs.append(row[3])
-    occupations = sorted(set(jobs))
-    labels["occupation"] = [occupations.index(job) for job in jobs]
-    genre_names = (
-        "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
-    )
-    genre_names += "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
-    columns = ("movie id", "title", "release", "video release", "URL", *genre_names.split())
+        age = age_class(whole(where, "age", row[1], 1, 120))
+        gender = index_of(where, "gender", row[2], GENDERS)
+        draft.add(where, "user", row[0], dict(gender=gender, age=age, occupation=row[3]))
+    columns = f"movie id|title|release|video release|URL|{ML100K_GENRES}"
     for where, row in read_rows(folder / "u.item", "|", columns, "latin-1"):
-        add_once(where, "movie", row[0], items)
-        titles.append(row[1])
-        genres.append("|".join(name for name, flag in zip(columns[5:], row[5:]) if flag == "1"))
-    path, columns = folder / "u.data", ("user id", "item id", "rating", "timestamp")
-    for where, row in read_rows(path, "\t", columns, "latin-1"):
-        user, item = index_of(where, "user", row[0], users), index_of(where, "movie", row[1], items)
-        whole(where, "rating", row[2], 1, 5)
-        interactions.append((user, item, whole(where, "timestamp", row[3])))
-    classes = {"gender": ["F", "M"], "age": AGES, "occupation": occupations}
-    return build(path, "ml-100k", users, items, labels, classes, titles, genres, interactions)
-
-
-def age_class(years: int) -> int:
-    """MovieLens-1M's class, 0 .. 6, of an age in years."""
-    return int(np.searchsorted(AGE_STARTS, years, side="right")) - 1
+        flags = zip(ML100K_GENRES.split("|"), row[5:])
+        genres = "|".join(genre for genre, flag in flags if flag == "1")
+        draft.add(where, "movie", row[0], (row[1], genres))
+    path = folder / "u.data"
+    draft.add_ratings(path, "\t", "user id\titem id\trating\ttimestamp", lowest=1)
+    return draft.finish(path)
 
 
 def load_insurance(folder: Path) -> Dataset:
@@ -383,67 +369,54 @@ def load_insurance(folder: Path) -> Dataset:
     # (2020) in steps of ten years: under 30, 30-39, 40-49, 50-59, 60 and over.
     Purchases carry no time. # Paper silent: their order; we shuffle each user's with a fixed seed
     of our own, the same in every run, because the order of the columns would make the held-out
-    product the rightmost one, the same few products for everybody. Raises InputError naming file
-    and line.
+    product the rightmost one, the same few products for everybody.
     """
-    path = Path(folder) / "Train.csv"
-    head = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
-    rows = read_rows(path, ",", tuple(head.split(",")), at_least=True)
-    where, columns = next(rows, (f"{path}:1", [""]))
-    products = columns[8:]
-    if columns[:8] != head.split(",") or len(set(products)) < max(len(products), 2):
-        raise InputError(
-            f"{where}: the header is not '{head},<one column a product>'; copy it again"
-        )
-    marital, jobs = ["M", "S", "U", "W", "D", "R", "P"], [
-        "T4MS",
-        "90QI",
-        "56SI",
-        "L44T",
-        "JD7X",
-        "AHH5",
-    ]
-    genders, stray = {"F": 0, "M": 1}, 0
-    users, interactions = {}, []
-    labels = {"gender": [], "marital": [], "occupation": [], "age": []}
+    path = folder / "Train.csv"
+    rows = read_rows(path, ",")
+    where, header = next(rows, (f"{path}:1", [""]))
+    products = header[8:]
+    if ",".join(header[:8]) != PERSON or len(set(products)) < max(len(products), 2):
+        refuse(where, f"the header is not '{PERSON},<one column a product>'; copy it again")
+    marital, jobs = list("MSUWDRP"), "T4MS 90QI 56SI L44T JD7X AHH5".split()
+    ages = ["under 30", "30-39", "40-49", "50-59", "60+"]
+    draft = Draft("insurance", gender=GENDERS, marital=marital, occupation=jobs, age=ages)
+    n_stray, order = 0, np.random.default_rng(0)
+    for product in products:
+        draft.add(where, "product", product, (product, ""))
     for where, row in rows:
-        if len(row) != len(columns):
-            raise InputError(
-                f"{where}: {len(row)} columns where the header has {len(columns)}; mend it"
-            )
         if row[3] == "f":  # the published file's one slip; any other value is an error
-            stray += 1
+            n_stray += 1
             continue
-        add_once(where, "user", row[0], users)
-        labels["gender"].append(index_of(where, "sex", row[2], genders))
-        codes = {code: i for i, code in enumerate(marital)}
-        labels["marital"].append(index_of(where, "marital_status", row[3], codes))
-        codes = {code: i for i, code in enumerate(jobs)}
-        labels["occupation"].append(index_of(where, "occupation_category_code", row[7], codes))
+        gender = index_of(where, "sex", row[2], GENDERS)
+        status = index_of(where, "marital_status", row[3], marital)
+        job = index_of(where, "occupation_category_code", row[7], jobs)
         decade = (2020 - whole(where, "birth_year", row[4], 1900, 2020)) // 10
-        labels["age"].append(min(max(decade, 2), 6) - 2)
-        for product, flag in enumerate(row[8:]):
-            if index_of(where, products[product], flag, {"0": 0, "1": 1}):
-                interactions.append((users[row[0]], product))
-    when = np.random.default_rng(0).random(len(interactions))
-    return build(
-        path,
-        "insurance",
-        users,
-        {product: i for i, product in enumerate(products)},
-        labels,
-        {
-            "gender": ["F", "M"],
-            "marital": marital,
-            "occupation": jobs,
-            "age": ["under 30", "30-39", "40-49", "50-59", "60+"],
-        },
-        titles=products,
-        genres=[""] * len(products),
-        interactions=[(user, item, time) for (user, item), time in zip(interactions, when)],
-        nouns=("insurance", "insurance", "bought"),
-        notes=[f"{stray} user left out whose marital_status is 'f'"] if stray else [],
-    )
+        age = min(max(decade, 2), 6) - 2
+        person = dict(gender=gender, marital=status, occupation=job, age=age)
+        draft.add(where, "user", row[0], person)
+        for item, flag in enumerate(row[8:]):
+            if index_of(where, products[item], flag, ["0", "1"]):
+                draft.interactions.append((draft.users[row[0]], item, order.random()))
+    if n_stray:
+        draft.notes.append(f"{n_stray} user left out whose marital_status is 'f'")
+    return draft.finish(path, nouns=("insurance", "insurance", "bought"))
+
+
+def read_atomic(path: Path, *needed: str) -> tuple[dict[str, str], Iterator]:
+    """(type of each field, the rows as ("file:line", {field: value})) of one of RecBole's files.
+
+    Raises InputError where the header lacks a field that is needed or has one that cannot be used.
+    """
+    rows = read_rows(path, "\t")
+    where, header = next(rows, (f"{path}:1", [""]))
+    types = dict(column.partition(":")[::2] for column in header)
+    kinds = {"token", "token_seq", "float", "float_seq"}
+    unfit = [name for name in types if set(name) & set("/\\,")]  # attributes name files
+    if len(types) < len(header) or set(types.values()) - kinds or set(needed) - set(types) or unfit:
+        must = "the header must name each column once as field:type, field without / \\ and comma"
+        which = f"type one of {', '.join(sorted(kinds))}, with {', '.join(needed)} among them"
+        refuse(where, f"{must}, {which}")
+    return types, ((where, dict(zip(types, row))) for where, row in rows)
 
 
 def load_recbole(name: str, folder: Path) -> Dataset:
@@ -453,135 +426,45 @@ def load_recbole(name: str, folder: Path) -> Dataset:
     NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in whole
     years (token or float, more than ten different ones) becomes MovieLens-1M's seven classes.
     Interactions are ordered by `timestamp`, where there is none by their order in the file. A
-    title is the item's first column with 'title' or 'name' in its field. Raises InputError naming
-    file and line.
+    title is the item's first column with 'title' or 'name' in its field.
     """
-    folder = Path(folder)
-    if (
-        Path(name).name != name or not (folder / f"{name}.inter").exists()
-    ):  # it names a run's folder
-        raise InputError(
-            f"--data {name}: neither toy, ml-1m, ml-100k, insurance nor a file {folder / name}.inter; "
-            "correct one of the two"
-        )
-
-    def table(suffix: str, *needed: str):
-        path = folder / f"{name}.{suffix}"
-        rows = read_rows(path, "\t", ("field:type",) * len(needed), at_least=True)
-        where, header = next(rows, (f"{path}:1", [""]))
-        types = [column.partition(":")[::2] for column in header]
-        known = {"token", "token_seq", "float", "float_seq"}
-        names = [field_name for field_name, _ in types]
-        bad = [kind for _, kind in types if kind not in known]
-        bad += [field_name for field_name in names if set(field_name) & set("/\\,")]  # names files
-        lacking = [field_name for field_name in needed if field_name not in names]
-        if bad or lacking or len(set(names)) < len(names):
-            raise InputError(
-                f"{where}: the header must name each column once as field:type, field without / \\ and "
-                f"comma, type one of {', '.join(sorted(known))}, with {', '.join(needed)} among them"
-            )
+    path, draft = folder / f"{name}.inter", Draft(name)
+    if Path(name).name != name or not path.exists():  # the name is also part of a run's folder
+        others = "toy, ml-1m, ml-100k, insurance"
+        refuse(f"--data {name}", f"neither {others} nor a file {path}; correct one of the two")
+    types, rows = read_atomic(path.with_name(f"{name}.user"), "user_id")
+    for where, row in rows:
+        draft.add(where, "user", row["user_id"], row)
+        if empty := [column for column, value in row.items() if not value]:
+            refuse(where, f"{empty[0]} is empty; fill it or remove the user")
+    is_year = lambda text: text.isascii() and text.removesuffix(".0").isdecimal()
+    ages = {person.get("age") for person in draft.people}
+    if len(ages) > 10 and all(map(is_year, ages)):
+        draft.classes["age"], types["age"] = AGES, "token"
+        for person in draft.people:
+            person["age"] = age_class(float(person["age"]))
+    kept = [column for column in types if types[column] == "token" and column != "user_id"]
+    draft.people = [{column: person[column] for column in kept} for person in draft.people]
+    item_path = path.with_name(f"{name}.item")
+    if has_items := item_path.exists():
+        types, rows = read_atomic(item_path, "item_id")
+        titles = [column for column in types if "title" in column or "name" in column]
         for where, row in rows:
-            if len(row) != len(header):
-                raise InputError(
-                    f"{where}: {len(row)} columns where the header has {len(header)}; mend it"
-                )
-            yield where, dict(types), dict(zip(names, row))
-
-    users, items, interactions, notes = {}, {}, [], []
-    kinds, values = {}, {}
-    for where, kinds, row in table("user", "user_id"):
-        add_once(where, "user", row["user_id"], users)
-        for field_name, value in row.items():
-            if not value:
-                raise InputError(f"{where}: {field_name} is empty; fill it or remove the user")
-            values.setdefault(field_name, []).append(value)
-    labels, classes = {}, {}
-    for field_name, kind in kinds.items():
-        texts = values[field_name]
-        if (
-            field_name == "age"
-            and len(set(texts)) > 10
-            and all(t.isascii() and t.removesuffix(".0").isdecimal() for t in texts)
-        ):
-            labels["age"], classes["age"] = [age_class(int(float(t))) for t in texts], AGES
-        elif field_name != "user_id" and kind == "token":
-            classes[field_name] = sorted(set(texts))
-            codes = {value: i for i, value in enumerate(classes[field_name])}
-            labels[field_name] = [codes[value] for value in texts]
-    titles, genres = [], []
-    has_items = (folder / f"{name}.item").exists()
-    for where, kinds, row in table("item", "item_id") if has_items else ():
-        add_once(where, "item", row["item_id"], items)
-        called = [f for f in kinds if "title" in f or "name" in f]
-        titles.append(row[called[0]] if called else row["item_id"])
-        genres.append("|".join(row.get("genre", row.get("class", "")).split()))
-    path = folder / f"{name}.inter"
-    for where, kinds, row in table("inter", "user_id", "item_id"):
-        user = index_of(where, "user", row["user_id"], users)
-        if not has_items and row["item_id"] not in items:
-            add_once(where, "item", row["item_id"], items)
-            titles.append(row["item_id"])
-            genres.append("")
-        item = index_of(where, "item", row["item_id"], items)
+            genres = "|".join(row.get("genre", row.get("class", "")).split())
+            draft.add(where, "item", row["item_id"], (row[[*titles, "item_id"][0]], genres))
+    for where, row in read_atomic(path, "user_id", "item_id")[1]:
+        user = index_of(where, "user", row["user_id"], draft.users)
+        if not has_items and row["item_id"] not in draft.items:
+            draft.add(where, "item", row["item_id"], (row["item_id"], ""))
+        item = index_of(where, "item", row["item_id"], draft.items)
         try:
-            time = float(row["timestamp"]) if "timestamp" in row else float(len(interactions))
+            time = float(row.get("timestamp", len(draft.interactions)))
         except ValueError:
             time = np.nan
         if not np.isfinite(time):
-            raise InputError(
-                f"{where}: timestamp is {row['timestamp'][:40]!r}, not a number; mend it"
-            )
-        interactions.append((user, item, time))
-    return build(
-        path, name, users, items, labels, classes, titles, genres, interactions, notes=notes
-    )
-
-
-def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=print) -> Path:
-    """MovieLens-1M's three files in `folder`, downloaded from GroupLens if they are not there yet.
-
-    The zip is checked against its published MD5 before anything is taken out of it, and three
-    members are read by name; a failure leaves nothing behind. Raises InputError.
-    """
-    if all((folder / name).exists() for name in ML1M_FILES):
-        return folder
-    by_hand = (
-        f"put {', '.join(ML1M_FILES)} into {folder} by hand, or name their folder with --data-dir"
-    )
-    say(f"downloading MovieLens-1M (6 MB) from {url} into {folder}")
-    content = io.BytesIO()
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            while chunk := response.read(1 << 20):
-                content.write(chunk)
-                if content.tell() > 50_000_000:
-                    raise InputError(
-                        f"{url} sends more than 50 MB, which MovieLens-1M is not; {by_hand}"
-                    )
-    except (OSError, urllib.error.URLError) as error:
-        raise InputError(f"cannot download {url} ({error}); {by_hand}") from None
-    got = hashlib.md5(content.getvalue()).hexdigest()
-    if got != md5:
-        raise InputError(f"{url} has MD5 {got}, MovieLens-1M has {md5}; try again, or {by_hand}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".ml-1m."))
-    try:
-        with zipfile.ZipFile(content) as archive:
-            for name in ML1M_FILES:
-                info = archive.getinfo(f"ml-1m/{name}")
-                if info.file_size > 50_000_000:
-                    raise InputError(
-                        f"{url}: {name} would unpack to {info.file_size} bytes; {by_hand}"
-                    )
-                (temporary / name).write_bytes(archive.read(info))
-        folder.mkdir(exist_ok=True)
-        for name in ML1M_FILES:
-            os.replace(temporary / name, folder / name)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{url}: not the zip of MovieLens-1M ({error}); {by_hand}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+            refuse(where, f"timestamp is {row['timestamp'][:40]!r}, not a number; mend it")
+        draft.interactions.append((user, item, time))
+    return draft.finish(path)
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -5,6 +5,7 @@ JSON header, the bytes. There is no pickle in anything that this project reads o
 """
 
 import errno
+import hashlib
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Callable, Iterable
+from typing import IO, Callable, Iterable, NoReturn
 
 import numpy as np
 import torch
@@ -24,18 +25,23 @@ class InputError(ValueError):
     """Something a user can mend: the message says what is wrong, where, and what to do, in one line."""
 
 
+def refuse(where: object, why: str) -> NoReturn:
+    """Raises InputError for what stands at a place: a file, a line of it, an address, a flag."""
+    raise InputError(f"{where}: {why}") from None
+
+
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C at a moment from which there is a way to go on: the message says how."""
+    """Ctrl-C at a moment from which the work can go on later; the message says how."""
 
 
-# what the system says of a disk that takes no more, or nothing at all
+# the system's error numbers for a disk that is full or must not be written to
 DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """What a script does: `main`, or where the user has something to mend one line and exit code 2.
+    """Run a script's `main`; if the user has something to mend, print one line and exit with code 2.
 
-    Ctrl-C gives one line and exit code 130.
+    Ctrl-C prints one line and exits with code 130.
     """
     try:
         main()
@@ -50,10 +56,10 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         print(f"error: cannot write: {error.strerror}; make room and try again", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:  # torch says the latter of the CPU's memory
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            if "can't allocate memory" not in str(error):
-                raise
+    except (MemoryError, RuntimeError) as error:
+        says_so = "can't allocate memory" in str(error)  # torch of the CPU's
+        if not says_so and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
         why = "free some, or choose a smaller --backbone or --batch-size"
         print(f"error: there is no more memory; {why}", file=sys.stderr)
         sys.exit(2)
@@ -71,9 +77,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a safetensors file.
-
-    The tensors are views of a memory map of it (copy before writing to one).
+    """(tensors, metadata) of a safetensors file; the tensors are views of a memory map of it.
 
     Everything is checked before it is used: the header's length, its JSON (no key twice), each
     tensor's type, shape and range, and that the tensors tile the file without hole or overlap.
@@ -115,17 +119,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             refuse(f"{key} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        numbers = (
-            [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
-        )
+        are_lists = isinstance(shape, list) and isinstance(offsets, list)
+        numbers = [*shape, *offsets] if are_lists else [-1]
         if len(numbers) > 64 or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             refuse(f"{key} has shape {str(shape)[:80]} and data_offsets {str(offsets)[:80]}")
         if not isinstance(dtype, str) or dtype not in DTYPES:
             refuse(f"{key} has dtype {dtype!r}, known are {', '.join(DTYPES)}")
-        if (
-            len(offsets) != 2
-            or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize
-        ):
+        size_of_all = math.prod(shape) * DTYPES[dtype].itemsize
+        if len(offsets) != 2 or offsets[1] - offsets[0] != size_of_all:
             refuse(f"{key} has {shape} of {dtype} but data_offsets {offsets}")
         entries.append((*offsets, key, DTYPES[dtype], shape))
     end = 0
@@ -135,14 +136,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         end = last
     if 8 + length + end != size:
         refuse(f"it has {size} bytes, its header describes {8 + length + end}")
-    tensors = {}
-    data = np.memmap(path, dtype=np.uint8, mode="c", offset=8 + length) if end else None
-    for first, last, key, dtype, shape in entries:
-        if first == last:
-            tensors[key] = torch.empty(shape, dtype=dtype)
-        else:
-            tensors[key] = torch.from_numpy(data[first:last]).view(dtype).reshape(shape)
-    return tensors, metadata
+    nothing = np.empty(0, dtype=np.uint8)
+    data = np.memmap(path, dtype=np.uint8, mode="c", offset=8 + length) if end else nothing
+    view = lambda first, last, dtype: torch.from_numpy(data[first:last]).view(dtype)
+    return {key: view(a, b, dtype).reshape(shape) for a, b, key, dtype, shape in entries}, metadata
 
 
 def fill(module: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
@@ -151,33 +148,25 @@ def fill(module: nn.Module, path: Path, tensors: dict[str, Tensor]) -> None:
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     for key in sorted(shapes.keys() | found.keys()):
         if shapes.get(key) != found.get(key):
-            is_and_should = [str(of.get(key, "not there")) for of in (found, shapes)]
-            raise InputError(
-                f"{path}: {key} is {is_and_should[0]}, should be {is_and_should[1]}; it is of another "
-                "run, or of an older version"
-            )
+            shape, right = (of.get(key, "not there") for of in (found, shapes))
+            why = f"{key} is {shape}, should be {right}"
+            refuse(path, f"{why}; it is of another run, or of an older version")
     module.load_state_dict(tensors)
 
 
-def save_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
     """Write tensors as a safetensors file, largest element type first so that all are aligned."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    keys = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header, end = {"__metadata__": metadata} if metadata else {}, 0
-    for key in keys:
-        size = tensors[key].numel() * tensors[key].element_size()
-        header[key] = {
-            "dtype": names[tensors[key].dtype],
-            "shape": list(tensors[key].shape),
-            "data_offsets": [end, end + size],
-        }
-        end += size
+    for key, tensor in ordered:
+        shape, offsets = list(tensor.shape), [end, end + tensor.nbytes]
+        header[key] = {"dtype": names[tensor.dtype], "shape": shape, "data_offsets": offsets}
+        end += tensor.nbytes
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # data begins at a multiple of 8 bytes
     as_bytes = lambda tensor: tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    full = (tensors[key] for key in keys if tensors[key].numel())
+    full = (tensor for _, tensor in ordered if tensor.numel())
     blobs = (memoryview(as_bytes(tensor).numpy()) for tensor in full)  # one copy at a time
     write_atomically(path, itertools.chain([struct.pack("<Q", len(raw)) + raw], blobs))
 
@@ -185,50 +174,42 @@ def save_tensors(
 def write_atomically(path: Path, content: bytes | Iterable) -> None:
     """Give `path` this content, or leave it as it was: a temporary file beside it, then a rename.
 
-    `content` is bytes, or pieces of them one after the other. Raises InputError where the disk does not
-    take them.
+    `content` is bytes, or pieces of them one after the other. Raises InputError where the disk does
+    not take them.
     """
-    path = Path(path)
-
-    def refuse(error: OSError):
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; what was there before still is; make room or choose "
-            "another folder"
-        ) from None
-
+    path, temporary = Path(path), None
     try:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        refuse(error)
-    try:
         with os.fdopen(fd, "wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # so that the new name survives a power cut
+            os.close(folder)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        refuse(error)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        left = "what was there before still is; make room or choose another folder"
+        refuse(f"cannot write {path}", f"{error.strerror}; {left}")
+    finally:
+        if temporary is not None:  # where it has got its name, there is nothing left to remove
+            Path(temporary).unlink(missing_ok=True)
 
 
 def enough_memory(what: str, needed: int, device: torch.device, remedy: str) -> None:
     """Raises InputError where `what` takes more bytes than the device has free, if that is known."""
     free = free_memory(device)
     if free is not None and needed > free:
-        raise InputError(
-            f"{what} takes {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; {remedy}"
-        )
+        sizes = f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free"
+        raise InputError(f"{what} takes {sizes}; {remedy}")
 
 
 def enough_to_train(
     what: str, module: nn.Module, bytes_each: int, device: torch.device, remedy: str
 ) -> None:
-    """`enough_memory` for training all weights of a module, which may be on the meta device."""
+    """`enough_memory` for training all weights of a module; it may be on the meta device."""
     n_weights = sum(param.numel() for param in module.parameters())
     what = f"training the {n_weights / 1e6:.1f} M weights of {what}"
     enough_memory(what, bytes_each * n_weights, device, remedy)
@@ -245,14 +226,14 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
-def sync_folder(folder: Path) -> None:
-    """Have a renaming survive a power cut; a system that cannot open folders has no way to ask for it."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of the bytes of files, one after the other, in hex."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def lock(folder: Path) -> IO:
@@ -272,7 +253,6 @@ def lock(folder: Path) -> IO:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except OSError:
         file.close()
-        raise InputError(
-            f"{folder} is in use by a run that is still going; wait for it or choose another folder"
-        ) from None
+        why = "is in use by a run that is still going; wait for it or choose another folder"
+        raise InputError(f"{folder} {why}") from None
     return file

@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 train.py --attr gender
 
-Every process has the whole model, reads its own rows of every batch, and moves by the mean of all gradients;
-so all of them stay alike, and as one process with the whole batch would be. Without torchrun
-there is one process and every function here returns what it was given.
+Every process has the whole model, reads its own rows of every batch, and moves by the mean of all gradients:
+all stay alike, and as one process with the whole batch would be. Without torchrun there is one process and
+every function here returns what it was given.
 """
 
 import atexit
@@ -31,10 +31,7 @@ def number() -> int:
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the others, if torchrun started this process; returns the device that is its own.
-
-    Only the first one speaks.
-    """
+    """Join the others, if torchrun started this process; its own device. Only the first one speaks."""
     if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return device
     if device.type == "cuda":
@@ -64,20 +61,18 @@ def wait() -> None:
 def first_goes_on() -> bool:
     """Leave the others; True in the process that does alone what follows, the measuring."""
     first = number() == 0
+    wait()
     if count() > 1:
-        dist.barrier()
         dist.destroy_process_group()
     return first
 
 
 def own(rows: list) -> list:
     """This process's part of a batch's rows. Raises InputError where they cannot be dealt out evenly."""
-    if len(rows) % count():
-        raise InputError(
-            f"a batch of {len(rows)} prompts cannot be shared evenly by {count()} processes; "
-            "choose another --batch-size or --nproc-per-node"
-        )
-    share = len(rows) // count()
+    share, left_over = divmod(len(rows), count())
+    if left_over:
+        what = f"a batch of {len(rows)} prompts cannot be shared evenly by {count()} processes"
+        raise InputError(f"{what}; choose another --batch-size or --nproc-per-node")
     return rows[number() * share : (number() + 1) * share]
 
 
@@ -87,12 +82,11 @@ def all_rows(own_bd: Tensor) -> Tensor:
     Only a process's own rows carry a gradient, as many times as there are processes: `average` takes the mean
     of what each found for its own rows, and a loss of all rows together wants their sum.
     """
-    if count() == 1:
+    if (n := count()) == 1:
         return own_bd
-    parts = [torch.empty_like(own_bd) for _ in range(count())]
+    parts = [torch.empty_like(own_bd) for _ in range(n)]
     dist.all_gather(parts, own_bd.detach().contiguous())
     if own_bd.requires_grad:
-        n = count()
         own_bd = own_bd.view_as(own_bd)  # the hook is for this use alone
         own_bd.register_hook(lambda gradient: gradient * n)
     parts[number()] = own_bd

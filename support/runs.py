@@ -1,20 +1,27 @@
 """A run's folder and what a person sees while it runs."""
 
+import contextlib
+import importlib.util
+import io
 import json
 import os
 import platform
+import runpy
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Iterator
 
+import numpy as np
 import torch
+from torch import nn
 
-from support.files import InputError, Interrupted, lock, write_atomically
+from support.files import InputError, Interrupted, fill, lock, read_safetensors, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-# The first word of a run's recorded command, and what python is given today in order to start it.
+# The first word of a run's recorded command, and what python is given in order to start it.
 STARTED = {
     "train.py": [str(ROOT / "train.py")],
     "evaluate.py": [str(ROOT / "evaluate.py")],
@@ -32,14 +39,12 @@ def called(script: str) -> str:
 class Run:
     """A new folder under runs/: config.json, log.txt, metrics.jsonl, and the progress on the screen.
 
-    Every line that `say` and `progress` print is in log.txt too. Raises InputError if `folder`
-    exists and is not empty; without a folder the first free one of runs/NAME, runs/NAME-2, .. is
-    taken.
+    Every line that `say` and `progress` print is in log.txt too. `folder` is as for `new_folder`.
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
         self.folder, self.config, self.frozen = new_folder(folder, name), config, {}
-        self.write_json("config.json", config)
+        write_json(self.folder / "config.json", config)
         self.open(0.0)
 
     @classmethod
@@ -60,7 +65,7 @@ class Run:
     def decides(self) -> dict:
         """What has to be the same for this run to go on: its settings, and what it trains a prompt for.
 
-        `frozen` has the latter's fingerprints, "backbone" and "tokenizer", as soon as they are known.
+        The latter are the fingerprints in `frozen`, "backbone" and "tokenizer", as soon as they are known.
         """
         config = {key: value for key, value in self.config.items() if key != "command"}
         return json.loads(json.dumps(config | self.frozen))  # its tuples are lists in files
@@ -72,17 +77,15 @@ class Run:
             self.log = (self.folder / "log.txt").open("a", buffering=1)
             self.metrics = (self.folder / "metrics.jsonl").open("a", buffering=1)
         except OSError as error:
-            raise InputError(
-                f"cannot write into {self.folder}: {error.strerror}; choose another folder"
-            ) from None
+            why = f"{error.strerror}; choose another folder"
+            raise InputError(f"cannot write into {self.folder}: {why}") from None
         self.began, self.stage = time.monotonic() - seconds, ""
-        self.stage_began, self.first_step, self.last = 0.0, 1, 0.0
+        self.stage_began, self.first_step, self.last_drawn = 0.0, 1, 0.0
         self.open_line = False  # an unfinished progress line stands on the terminal
         # in a training Ctrl-C waits for the end of the step, elsewhere it ends the run at once
         self.in_training, self.interrupted = False, False
         self.handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.interrupt)
+        catch_interrupt(self.interrupt)
 
     def interrupt(self, *_) -> None:
         if not self.in_training or self.interrupted:
@@ -106,23 +109,26 @@ class Run:
 
     def keep(self, results: dict) -> None:
         """Note what is known so far of results.json: a run that is resumed does not do it again."""
-        self.write_json("unfinished.json", results | {"seconds": self.seconds()})
+        write_json(self.folder / "unfinished.json", results | {"seconds": self.seconds()})
+
+    @contextlib.contextmanager
+    def spending(self, results: dict, clock: dict, name: str) -> Iterator[None]:
+        """Note in `clock`, a part of the results, the seconds spent within; then keep the results."""
+        began = self.seconds()
+        yield
+        clock[name] = self.seconds() - began
+        self.keep(results)
 
     def finish(self, results: dict) -> None:
         """Add to the results what they were computed on and write results.json, in place of what was kept."""
         results["hardware"] = hardware(torch.device(self.config.get("device", "cpu")))
-        self.write_json("results.json", results)
+        write_json(self.folder / "results.json", results)
         (self.folder / "unfinished.json").unlink(missing_ok=True)
-        if threading.current_thread() is threading.main_thread():
-            # Ctrl-C belongs again to the run that began this one, or to nobody
-            signal.signal(signal.SIGINT, self.handler)
+        catch_interrupt(self.handler)  # Ctrl-C is for whoever began this run, or for nobody
 
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.began
-
-    def write_json(self, name: str, value) -> None:
-        write_atomically(self.folder / name, (json.dumps(value, indent=2) + "\n").encode())
 
     def say(self, text: str) -> None:
         """Print a line of text, to the screen and to log.txt."""
@@ -138,16 +144,16 @@ class Run:
         On a terminal one line is redrawn in place, elsewhere and in log.txt a line appears every
         tenth of the way. The same lines, as JSON, are in metrics.jsonl.
         """
-        now = time.monotonic()
-        if stage != self.stage:  # which may begin in the middle, where a run is resumed
-            self.stage, self.stage_began, self.first_step = stage, now - 1e-3, step
-        left = (now - self.stage_began) / (step - self.first_step + 1) * (steps - step)
-        shown = "  ".join(f"{key} {value:.3f}" for key, value in numbers.items())
-        line = f"{stage:<22}{step:>6} of {steps}   {shown}   {minutes(left)} left"
+        time_now = time.monotonic()
+        if stage != self.stage:  # it may begin in the middle, where a run is resumed
+            self.stage, self.stage_began, self.first_step = stage, time_now - 1e-3, step
+        left = (time_now - self.stage_began) / (step - self.first_step + 1) * (steps - step)
+        values = "  ".join(f"{key} {value:.3f}" for key, value in numbers.items())
+        line = f"{stage:<22}{step:>6} of {steps}   {values}   {minutes(left)} left"
         tenth = step == steps or step * 10 // steps > (step - 1) * 10 // steps
-        if sys.stdout.isatty() and (tenth or now - self.last > 0.2):
+        if sys.stdout.isatty() and (tenth or time_now - self.last_drawn > 0.2):
             print("\r\x1b[K" + line, end="\n" if step == steps else "", flush=True)
-            self.open_line, self.last = step < steps, now
+            self.open_line, self.last_drawn = step < steps, time_now
         elif tenth:
             print(line, flush=True)
         if tenth:
@@ -159,14 +165,114 @@ class Run:
         self.metrics.write(json.dumps({"seconds": round(self.seconds(), 3), **values}) + "\n")
 
 
-def refuse_another(where: str, was: dict, now: dict, remedy: str) -> None:
-    """Raises InputError, with the two values, where something of `now` was another one."""
-    for what, value in now.items():
-        if was.get(what) != value:
-            raise InputError(
-                f"{where}: its {what} was {json.dumps(was.get(what))} and is now {json.dumps(value)}; "
-                f"{remedy}"
-            )
+def catch_interrupt(handler) -> None:
+    """Have Ctrl-C call `handler`; only the main thread can say so."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+
+
+def write_json(path: Path, value) -> None:
+    """A JSON file, whole or as it was."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """A NumPy file, whole or as it was."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_atomically(path, content.getvalue())
+
+
+def run_module(name: str) -> None:
+    """Hand a command over to a module of another folder, which gets the same arguments.
+
+    Raises InputError where that folder has been left out.
+    """
+    folder = name.split(".")[0]
+    if importlib.util.find_spec(folder) is None:
+        needed = "which this command needs; copy it there"
+        raise InputError(f"the folder {folder}/ is missing, {needed}")
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def refuse_another(where: str, before: dict, after: dict, remedy: str) -> None:
+    """Raises InputError, with the two values, where something in `after` was another one `before`."""
+    for what, value in after.items():
+        if before.get(what) != value:
+            was, is_now = json.dumps(before.get(what)), json.dumps(value)
+            raise InputError(f"{where}: its {what} was {was} and is now {is_now}; {remedy}")
+
+
+def finished(folder: Path) -> tuple[dict, dict]:
+    """config.json and results.json of a run. Raises InputError where the folder is no finished run."""
+
+    def refuse(why: str):
+        raise InputError(f"--run {folder}: {why}") from None
+
+    files = "config.json", "results.json"
+    try:
+        config, results = (json.loads((folder / file).read_text()) for file in files)
+    except OSError as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        why = "is missing" if missing else f"cannot be read: {error.strerror}"
+        refuse(f"{error.filename} {why}; name the folder of a finished run")
+    except ValueError as error:
+        refuse(f"config.json or results.json is no JSON ({error}); run train.py again")
+    if not isinstance(config, dict) or not isinstance(results, dict):
+        refuse("config.json or results.json is no object; name the folder of a finished run")
+    if "recommenders" in config:
+        refuse(
+            "is a run of baselines.py, whose attacks are in its results.json; name one of train.py"
+        )
+    if "attrs" not in config or not {"p5 weights", "p5 tokenizer"} <= results.keys():
+        refuse("was made by an older version, or not by train.py; run train.py again")
+    return config, results
+
+
+def frozen_in(results: dict) -> dict[str, str]:
+    """The fingerprints of the frozen backbone and of its tokenizer that results.json has."""
+    return {"backbone": results["p5 weights"], "tokenizer": results.get("p5 tokenizer")}
+
+
+def has_prompt(run: Run, attr: str, results: dict) -> bool:
+    """Whether this run need not train the prompt of an attribute any more.
+
+    It was trained here before an interruption; or, where there are several attributes, another finished run
+    in runs/ has trained it with the same data, frozen weights, labels and settings of the game, and it is
+    copied from there. That run is looked for when the attribute's turn comes: it may have ended meanwhile.
+    """
+    spent, config = results["cfp seconds"], run.decides()
+    if attr in spent or len(results["attrs"]) == 1:
+        return attr in spent
+    keys = "data fingerprint", "label holdout", "tasks", "seed", "dtype", "cfp"
+    files = f"cfp-{attr}.safetensors", f"discriminator-{attr}.safetensors"
+    for path in sorted(Path("runs").glob(f"*/{files[0]}")):
+        try:
+            other, theirs = finished(path.parent)
+        except InputError:
+            continue  # was interrupted
+        same_folder = theirs["p5 folder"] == results["p5 folder"]
+        same_backbone = same_folder and frozen_in(theirs) == run.frozen
+        if same_backbone and all(other[key] == config[key] for key in keys):
+            spent[attr] = theirs["cfp seconds"][attr]
+            results["cfp from"][attr] = str(path.parent)
+            run.say(f"CFP for {attr}: reusing the one of {path.parent}")
+            for file in files:
+                write_atomically(run.folder / file, path.with_name(file).read_bytes())
+            return True
+    return False
+
+
+def load_part(part: nn.Module, path: Path, model: nn.Module, frozen: dict[str, str]) -> nn.Module:
+    """A prompt or a mixer out of its file, on the device of the `model` that it was trained for.
+
+    Raises InputError where the fingerprints in the file are not those in `frozen`: it belongs to another
+    backbone or tokenizer.
+    """
+    tensors, belongs_to = read_safetensors(path)
+    refuse_another(str(path), belongs_to, frozen, "it belongs to another; run train.py again")
+    fill(part, path, tensors)
+    return part.to(next(model.parameters()).device)
 
 
 def new_folder(folder: Path | None, name: str) -> Path:
@@ -183,27 +289,28 @@ def new_folder(folder: Path | None, name: str) -> Path:
         if any(path for path in wanted.iterdir() if path.name[0] != "."):
             raise InputError(f"--out {wanted} is not empty; choose a new folder or remove it")
     except OSError as error:
-        raise InputError(
-            f"cannot write into --out {wanted}: {error.strerror}; choose another folder"
-        ) from None
+        why = f"{error.strerror}; choose another folder"
+        raise InputError(f"cannot write into --out {wanted}: {why}") from None
     return wanted
 
 
 def read_config_of(folder: Path) -> dict:
     """config.json of an interrupted run. Raises InputError where there is nothing to go on with."""
     path = Path(folder) / "config.json"
+
+    def refuse(why: str):
+        raise InputError(f"--resume {folder}: {why}") from None
+
     try:
         config = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(
-            f"--resume {folder}: {path}: {error.strerror}; name a run's folder"
-        ) from None
+        refuse(f"{path}: {error.strerror}; name a run's folder")
     except ValueError as error:
-        raise InputError(f"--resume {folder}: {path} is no JSON ({error}); begin anew") from None
+        refuse(f"{path} is no JSON ({error}); begin anew")
     if (Path(folder) / "results.json").exists():
-        raise InputError(f"--resume {folder}: this run is finished; see its results.json")
+        refuse("this run is finished; see its results.json")
     if not isinstance(config, dict) or not config.get("command"):
-        raise InputError(f"--resume {folder}: {path} names no command; name a run's folder")
+        refuse(f"{path} names no command; name a run's folder")
     return config
 
 
@@ -212,11 +319,9 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name, path = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    for row in path.read_text().splitlines() if path.exists() else ():
-        if row.startswith("model name"):
-            name = row.split(":", 1)[1].strip()
-            break
-    threads = torch.get_num_threads()
+    rows = path.read_text().splitlines() if path.exists() else ()
+    models = (row.split(":", 1)[1].strip() for row in rows if row.startswith("model name"))
+    name, threads = next(models, name), torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 

@@ -10,10 +10,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import TASKS, Tokenizer, train_tokenizer
+from data import TASKS, P5Config, make_corpus, train_tokenizer
 from model import T5, Llama, LlamaConfig, Prefix, T5Config, init_from_scratch
-from p5 import P5Config, make_corpus
-from support import checkpoints, datasets
+from support import datasets, training
+from support.tokens import Tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def random_llama(vocab_size: int, seed: int = 0, **more) -> Llama:
 @pytest.fixture()
 def no_checkpoints(monkeypatch):
     """For runs that have no folder: on a machine with much else to do a short training takes a minute too."""
-    monkeypatch.setattr(checkpoints, "EVERY", math.inf)
+    monkeypatch.setattr(training, "EVERY", math.inf)
 
 
 @pytest.fixture()

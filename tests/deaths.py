@@ -12,7 +12,7 @@ import evaluate
 import train
 from reproduction import baselines
 from support import files
-from support.checkpoints import FILE, Checkpoint
+from support.training import FILE, Checkpoint
 
 # How a run dies: ("after", n) its n-th checkpoint, ("within", n) while that is put in its place,
 # ("measuring", n) its n-th row, ("at", seconds) after its beginning.
@@ -53,12 +53,12 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
         if death == ("measuring", n_measured):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def add_up(model, corpus, task, attrs, prefix, *args) -> tuple[dict, np.ndarray]:
+    def add_up(study, task, attrs, prefix, *args) -> tuple[dict, np.ndarray]:
         """In place of the attack on what a prefix leaves: its sum."""
         measuring()
         parts = [] if prefix is None else [part for part in prefix if part is not None]
         row = {"task": task, "sum": sum(float(part.sum()) for part in parts)}
-        return row, np.zeros((len(corpus.dataset.users), 1))
+        return row, np.zeros((len(study.corpus.dataset.users), 1))
 
     def row_of(name: str, scores: np.ndarray, states, hidden, seconds: float, m) -> dict:
         measuring()
@@ -67,7 +67,7 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
 
     evaluate.circumstances, evaluate.floor = lambda *args: {"shuffles": 1}, lambda *args: 0.0
     evaluate.measure = add_up
-    evaluate.combinations_table = evaluate.example = lambda *args: ""
+    train.combinations_table = train.example = lambda *args: ""
     baselines.circumstances, baselines.table = lambda *args: {"shuffles": 1}, lambda *args: ""
     baselines.row_of = row_of
     keep_every_step(death)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attack import (
+from probe import (
     ATTACKERS,
     FOLDS,
     TOGETHER,
@@ -12,13 +12,11 @@ from attack import (
     as_ranks,
     attack,
     auc,
-    certainty,
+    five_folds,
     floor,
-    leace,
     macro_auc,
     macro_aucs,
     make_folds,
-    make_problems,
 )
 
 
@@ -85,7 +83,7 @@ def test_folds_are_apart_and_stratified(rng):
 def test_attackers_are_tested_on_users_they_never_saw(rng):
     """Each user is tested once; training, validation and test users of a fold are apart."""
     labels = np.stack([rng.permutation(np.arange(103) % 2) for _ in range(3)])
-    problems = make_problems(labels, [0, 1, 2])
+    problems = five_folds(labels, [0, 1, 2])
     for g in range(3):
         tested = []
         for f in range(FOLDS):
@@ -102,7 +100,7 @@ def test_training_users_are_all_that_an_attacker_learns_from(rng):
     """Where validation and test users' labels are turned round, the same scores come out."""
     features, labels = planted(rng, n=200)
     x = torch.from_numpy(features).float()
-    problems = make_problems(labels[None], [0])
+    problems = five_folds(labels[None], [0])
     for setting in [settings[-1] for settings in ATTACKERS.values()]:
         one_fold = type(problems)(problems.labels, *(part[:, :1] for part in problems[1:]))
         wrong = problems.labels.clone()
@@ -199,51 +197,3 @@ def test_attackers_on_a_gpu_are_the_same_up_to_rounding(rng):
     assert there["by attacker"].keys() == here["by attacker"].keys()
     chance = [floor(features, labels, shuffles=2, device=device) for device in ("cpu", "cuda")]
     assert chance[1] == pytest.approx(chance[0], abs=5e-3)
-
-
-def test_leace_brings_the_linear_attacker_to_chance_and_not_the_other():
-    """A planted direction is erased, an exclusive-or of two others is not linear and stays."""
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(1500, 8)).astype(np.float32), rng.integers(2, size=1500)
-    x[:, 0] += labels
-    signs = rng.choice([-1, 1], size=1500)
-    x[:, 1] = 2 * signs + 0.3 * rng.normal(size=1500)
-    x[:, 2] = 2 * signs * (2 * labels - 1) + 0.3 * rng.normal(size=1500)
-    erased = leace(x, labels)(x)
-    means = [erased[labels == c].mean(0) for c in (0, 1)]
-    assert np.allclose(*means, atol=1e-4)  # equal class means: no linear reader beats a constant
-    read = {name: attack(x, labels, [name], 0)["auc"][0] for name in ATTACKERS}
-    left = {name: attack(erased, labels, [name], 0)["auc"][0] for name in ATTACKERS}
-    assert min(read.values()) > 0.7
-    assert abs(left["logistic regression"] - 0.5) < 0.06 and left["seven-layer MLP"] > 0.9
-    noise = erased[:, 3:] - x[:, 3:]  # what has nothing to do with the labels is hardly touched
-    assert np.abs(noise).mean() < 0.1
-
-
-def test_leace_with_many_classes_and_a_constant_column():
-    rng = np.random.default_rng(1)
-    labels = rng.integers(7, size=800)
-    x = np.concatenate([rng.normal(size=(800, 5)) + labels[:, None], np.ones((800, 1))], axis=1)
-    erased = leace(x, labels)(x)
-    means = np.array([erased[labels == c].mean(0) for c in range(7)])
-    assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
-
-
-def test_how_sure_an_attacker_is_of_one_user():
-    """Sure where the class is planted, of its share where nothing is; a user is not learnt by heart."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(200) % 4 == 0).astype(int)
-    planted = rng.normal(size=(200, 6)).astype(np.float32)
-    planted[:, 2] += 6.0 * labels
-    for row in 0, 1, 2, 40:
-        probabilities, name = certainty(planted, labels, row, ["logistic regression"])
-        assert probabilities[labels[row]] > 0.9 and name == "logistic regression"
-        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    nothing, sure = rng.normal(size=(200, 6)).astype(np.float32), []
-    for row in range(0, 200, 10):
-        probabilities, _ = certainty(nothing, labels, row, ["logistic regression"])
-        sure.append(probabilities[1])
-    assert np.mean(sure) == pytest.approx(0.25, abs=0.05)
-    names = np.zeros((200, 2), dtype=np.float32)
-    names[40, 0] = 1.0  # who could be told from all others and is nobody's like
-    assert certainty(names, labels, 40, ["logistic regression"])[0][1] < 0.6

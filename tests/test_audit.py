@@ -1,4 +1,4 @@
-"""The audit: surfaces, usefulness, counterfactuals, and what is said about them."""
+"""The audit: surfaces, usefulness, counterfactuals, LEACE, and what is said about them."""
 
 import importlib.util
 import json
@@ -9,9 +9,9 @@ import torch
 from commands import command
 from conftest import random_t5, tokenizer_for
 
+from audit.erase import leace
 from audit.report import (
     audit_table,
-    catalogue_ranks,
     counterfactuals,
     distances,
     history_effect,
@@ -21,28 +21,27 @@ from audit.report import (
     overlaps,
     usefulness,
 )
-from audit.surfaces import surfaces, user_states
-from data import collate, held_out_example, hold_out, people_with
+from audit.surfaces import catalogue_ranks, surfaces
+from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
 from model import target_loss
-from p5 import P5Config, make_corpus
+from probe import ATTACKERS, attack, user_states
 from support import datasets
 
 
 def test_surfaces_are_what_they_are_called(corpus, task):
     """Each surface of one user, computed once more in the plainest way."""
-    model, users = random_t5(corpus.tokenizer.vocab_size).eval(), np.arange(7)
-    found = surfaces(model, corpus, task, "test", users)
-    assert np.allclose(
-        found["user tokens"], user_states(model, corpus, task, "test", users), atol=1e-5
-    )
+    model = random_t5(corpus.tokenizer.vocab_size).eval()
+    asked = Asked(corpus, task, "test", np.arange(7))
+    found = surfaces(model, asked)
+    assert np.allclose(found["user tokens"], user_states(model, asked), atol=1e-5)
     user = 4
-    batch = collate(corpus, [held_out_example(corpus, task, user, "test")])
+    batch = collate(corpus, [asked.example(user)])
     with torch.no_grad():
         encoded = model.encode(batch.input_ids, batch.mask)
         state = model.decode(torch.zeros(1, 1, dtype=torch.long), encoded)[0, 0]
     assert np.allclose(found["all tokens"][user], encoded.states[0].mean(0), atol=1e-5)
     assert np.allclose(found["first decoder state"][user], state, atol=1e-5)
-    held_out = collate(corpus, [held_out_example(corpus, task, user, "test")]).target_ids
+    held_out = collate(corpus, [asked.example(user)]).target_ids
     alone = -target_loss(model, encoded, held_out)
     item = corpus.split.test[user]
     assert found["scores"][user, item] == pytest.approx(alone.item(), abs=1e-3)
@@ -70,11 +69,6 @@ def test_chance_is_said_only_where_floor_and_interval_allow_it(auc_and_interval,
     assert f"at most {100 * auc_and_interval[2]:.1f}" in text and "on tested users 43.0" in text
 
 
-# -------------------------------------------------------------------------------------------------
-# Usefulness
-# -------------------------------------------------------------------------------------------------
-
-
 def test_usefulness_by_hand():
     found = usefulness(np.array([1, 3, 11, 2]), np.array([0, 0, 1, 1]), ["F", "M"], seed=0)
     assert (found["hit@1"], found["hit@3"], found["hit@10"]) == (0.25, 0.75, 0.75)
@@ -83,17 +77,12 @@ def test_usefulness_by_hand():
 
 
 def test_rank_in_the_catalogue_leaves_out_what_was_met(corpus, rng):
-    users = np.arange(5)
+    asked = Asked(corpus, "direct", "test", np.arange(5))
     scores = rng.normal(size=(5, 160)).astype(np.float32)
-    for user, rank in zip(users, catalogue_ranks(corpus, users, scores)):
+    for user, rank in zip(asked.users, catalogue_ranks(asked, scores)):
         others = np.setdiff1d(np.arange(160), corpus.dataset.histories[user])
         assert rank == 1 + (scores[user, others] >= scores[user, corpus.split.test[user]]).sum()
-    assert (catalogue_ranks(corpus, users, np.zeros((5, 160))) > 100).all()  # ties count against it
-
-
-# -------------------------------------------------------------------------------------------------
-# Counterfactuals
-# -------------------------------------------------------------------------------------------------
+    assert (catalogue_ranks(asked, np.zeros((5, 160))) > 100).all()  # ties count against it
 
 
 def test_distance_and_overlap_by_hand():
@@ -179,9 +168,9 @@ def test_a_recommender_that_follows_the_attribute_is_found_out(monkeypatch):
     rng = np.random.default_rng(0)
     for strength in 0.0, 2.0:
 
-        def planted(model, corpus, task, part, users, prefix, names):
-            leaning = np.where(gender[users] == gender[0], -1, 1)[:, None] * copies.coding[0]
-            return {"scores": rng.normal(size=(len(users), 160)) + strength * leaning}
+        def planted(model, asked, prefix, names):
+            leaning = np.where(gender[asked.users] == gender[0], -1, 1)[:, None] * copies.coding[0]
+            return {"scores": rng.normal(size=(len(asked.users), 160)) + strength * leaning}
 
         monkeypatch.setattr(audit, "surfaces", planted)
         found = counterfactuals(None, corpus, "direct", None, 0)
@@ -192,9 +181,32 @@ def test_a_recommender_that_follows_the_attribute_is_found_out(monkeypatch):
         assert found["random pair"]["distance"][0] > 0
 
 
-# -------------------------------------------------------------------------------------------------
-# The command
-# -------------------------------------------------------------------------------------------------
+def test_leace_brings_the_linear_attacker_to_chance_and_not_the_other():
+    """A planted direction is erased, an exclusive-or of two others is not linear and stays."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(1500, 8)).astype(np.float32), rng.integers(2, size=1500)
+    x[:, 0] += labels
+    signs = rng.choice([-1, 1], size=1500)
+    x[:, 1] = 2 * signs + 0.3 * rng.normal(size=1500)
+    x[:, 2] = 2 * signs * (2 * labels - 1) + 0.3 * rng.normal(size=1500)
+    erased = leace(x, labels)(x)
+    means = [erased[labels == c].mean(0) for c in (0, 1)]
+    assert np.allclose(*means, atol=1e-4)  # equal class means: no linear reader beats a constant
+    read = {name: attack(x, labels, [name], 0)["auc"][0] for name in ATTACKERS}
+    left = {name: attack(erased, labels, [name], 0)["auc"][0] for name in ATTACKERS}
+    assert min(read.values()) > 0.7
+    assert abs(left["logistic regression"] - 0.5) < 0.06 and left["seven-layer MLP"] > 0.9
+    noise = erased[:, 3:] - x[:, 3:]  # what has nothing to do with the labels is hardly touched
+    assert np.abs(noise).mean() < 0.1
+
+
+def test_leace_with_many_classes_and_a_constant_column():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(7, size=800)
+    x = np.concatenate([rng.normal(size=(800, 5)) + labels[:, None], np.ones((800, 1))], axis=1)
+    erased = leace(x, labels)(x)
+    means = np.array([erased[labels == c].mean(0) for c in range(7)])
+    assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
 
 
 def test_the_audit_of_a_run(tmp_path):

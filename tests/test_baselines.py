@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
-from cfp import CFPConfig
-from data import TASKS, Corpus, met_before
-from p5 import P5Config, make_corpus
-from ranks import candidate_ranks, ndcg_at, rank_of_first
+import cfp
+from audit import command
+from audit.surfaces import catalogue_ranks, ndcg_at
+from data import TASKS, Asked, make_corpus, met_before
+from evaluate import candidate_ranks
 from reproduction import baselines, recommenders
-from reproduction.baseline_flags import FAIR, GAME_FOR, RECOMMENDERS, TRAINING_FOR
 from reproduction.baselines import (
-    catalogue_ranks,
+    FAIR,
+    PRESETS,
+    Trial,
     interactions_of,
     lookup,
     make_fair,
@@ -30,6 +31,7 @@ from reproduction.baselines import (
 )
 from reproduction.recommenders import (
     PMF,
+    RECOMMENDERS,
     BERT4Rec,
     BERT4RecConfig,
     Filters,
@@ -40,13 +42,13 @@ from reproduction.recommenders import (
     SASRecConfig,
     SimpleX,
     SimpleXConfig,
-    bpr_loss,
     cosine_contrastive_loss,
     draw_mask,
     draw_unseen,
     logistic_loss,
 )
-from support import flags
+from support.candidates import rank_of_first
+from support.configs import CFPConfig, P5Config
 from support.datasets import Dataset
 from support.files import InputError, load_tensors, run_command
 
@@ -107,15 +109,6 @@ softplus = lambda x: math.log(1 + math.exp(x))  # -log sigmoid(-x)
 # -------------------------------------------------------------------------------------------------
 
 
-def test_bpr_by_hand():
-    """-log sigmoid(positive - negative), the mean over all pairs; ln 2 where all scores are the same."""
-    positive, negative = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 2.0], [0.0, 0.0]])
-    pairs = [1.0 - 0.0, 1.0 - 2.0, 0.0 - 0.0, 0.0 - 0.0]
-    by_hand = sum(-math.log(1 / (1 + math.exp(-pair))) for pair in pairs) / 4
-    assert bpr_loss(positive, negative).item() == pytest.approx(by_hand)
-    assert bpr_loss(torch.ones(3), torch.ones(3, 5)).item() == pytest.approx(math.log(2))
-
-
 def test_logistic_by_hand():
     """The positives' mean and, for each, the sum over its negatives."""
     positive, negative = torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 2.0], [-1.0, 0.0]])
@@ -136,22 +129,19 @@ def test_cosine_contrastive_loss_by_hand():
 
 
 def test_pmf_by_hand(monkeypatch):
-    """Scores p q + b, the objective, and the priors' penalty on the vector that the filter gives."""
+    """Scores p q + b, the logistic loss, and the priors' penalty on the vector that the filter gives."""
     data = Interactions(torch.tensor([[0, 0]]), torch.tensor([[0]]), torch.zeros(1, 3).bool())
     negatives_are(monkeypatch, 1, 2)
-    for objective, fair, p in ("logistic", None, 2.0), ("bpr", lambda p_bd: 3 * p_bd, 6.0):
-        model = PMF(PMFConfig(d=1, objective=objective, n_negatives=2, l2=0.1), 1, 3)
+    for fair, p in (None, 2.0), (lambda p_bd: 3 * p_bd, 6.0):
+        model = PMF(PMFConfig(d=1, n_negatives=2, l2=0.1), 1, 3)
         fill(model.user.weight, [2.0])
         fill(model.item.weight, [1.0, -1.0, 0.5])
         fill(model.bias, [0.1, 0.0, -0.2])
         s = [p + 0.1, -p, p / 2 - 0.2]
-        fit = {
-            "logistic": softplus(-s[0]) + softplus(s[1]) + softplus(s[2]),
-            "bpr": (softplus(s[1] - s[0]) + softplus(s[2] - s[0])) / 2,
-        }
+        fit = softplus(-s[0]) + softplus(s[1]) + softplus(s[2])
         penalty = 0.1 / 2 * (p**2 + 1.0**2 + 1.0**2 + 0.5**2)
         loss = model.loss(data, torch.tensor([0]), fair).item()
-        assert loss == pytest.approx(fit[objective] + penalty, rel=1e-5)
+        assert loss == pytest.approx(fit + penalty, rel=1e-5)
         twice = model.loss(data, torch.tensor([0, 0]), fair).item()
         assert twice == pytest.approx(loss, rel=1e-5)  # a mean over the interactions
 
@@ -178,9 +168,8 @@ def test_sasrec_by_hand(monkeypatch):
     """Binary cross-entropy of each next item and of a negative, the mean over positions with a history."""
     model = SASRec(SASRecConfig(d=1), 2, 3)
     fill(model.encoder.symbol.weight, [1.0, 2.0, 3.0, 0.0])
-    model.encoder.forward = lambda ids, fair: (ids + 1.0).unsqueeze(
-        2
-    )  # the state of item i is i + 1
+    # the state of item i is i + 1
+    model.encoder.forward = lambda ids, fair: (ids + 1.0).unsqueeze(2)
     negatives_are(monkeypatch, 1)
     histories = torch.tensor([[3, 0, 1], [2, 0, 2]])  # 3 is padding
     data = Interactions(torch.empty(0), histories, torch.zeros(2, 3).bool())
@@ -245,9 +234,8 @@ def test_vectors_are_what_each_user_is_before_the_held_out_item(corpus):
         for part in "valid", "test":
             states, scores = vectors_and_scores(model, corpus, part, users)
             again = vectors_and_scores(model, corpus, part, users, batch_size=1)
-            assert np.allclose(states, again[0], atol=1e-5) and np.allclose(
-                scores, again[1], atol=1e-4
-            )
+            assert np.allclose(states, again[0], atol=1e-5)
+            assert np.allclose(scores, again[1], atol=1e-4)
             met = torch.from_numpy(met_before(corpus, 30, part))[None]
             with torch.no_grad():
                 alone = model.state(torch.tensor([30]), met)
@@ -359,9 +347,8 @@ def test_masks_are_drawn_where_they_may_be():
     assert mask[:, 4].float().mean() == pytest.approx(alone + (1 - alone) * (0.2 + empty), abs=0.03)
     last = torch.tensor([False, False, False, False, True])
     assert (draw_mask(ids, N, 0.2, 1.0) == last).all()
-    assert draw_mask(torch.ones(200, 50).long(), N, 0.3, 0.0).float().mean() == pytest.approx(
-        0.3, abs=0.02
-    )
+    drawn = draw_mask(torch.ones(200, 50).long(), N, 0.3, 0.0)
+    assert drawn.float().mean() == pytest.approx(0.3, abs=0.02)
     assert (draw_mask(ids[:50], N, 0.0, 0.0) == last).all()
     assert (draw_mask(ids[:50], N, 1.0, 0.0) == (ids[:50] != N)).all()
 
@@ -404,7 +391,7 @@ def test_candidate_ranks_with_ties_and_nan(corpus, task):
     scores[2, target[2]] = 2.0
     scores[3, target[3]], scores[3, negatives[3, 7]] = 2.0, np.nan  # stands before it
     scores[4, target[4]] = scores[4, negatives[4, :2]] = 2.0  # and so do two equals
-    ranks = candidate_ranks(corpus, task, "test", users, scores)
+    ranks = candidate_ranks(Asked(corpus, task, "test", users), scores)
     assert ranks[:5].tolist() == [101, 101, 1, 2, 3]
     row = np.append(scores[5, target[5]], scores[5, negatives[5]])
     assert ranks[5] == rank_of_first(row[None], [101])[0] == 1 + (row[1:] >= row[0]).sum()
@@ -420,7 +407,7 @@ def test_catalogue_ranks_by_hand(corpus):
     scores[2, target[2]] = 2.0
     for user in 2, 3:
         scores[user, corpus.split.train[user]] = scores[user, corpus.split.valid[user]] = 9.0
-    ranks = catalogue_ranks(corpus, "test", users, scores)
+    ranks = catalogue_ranks(Asked(corpus, TASKS[0], "test", users), scores)
     unmet = [set(range(160)) - set(met_before(corpus, user, "test")) for user in users]
     assert ranks[0] == len(unmet[0]) and ranks[1] >= len(unmet[1]) and ranks[2] == 1
     for user in 3, 4, 5:
@@ -429,7 +416,7 @@ def test_catalogue_ranks_by_hand(corpus):
         assert ranks[user] == 1 + len(beaten_by)
     # before the validation item neither that nor the test item has been met
     scores[5, corpus.split.valid[5]], scores[5, target[5]] = 2.0, 3.0
-    assert catalogue_ranks(corpus, "valid", users, scores)[5] == 2
+    assert catalogue_ranks(Asked(corpus, TASKS[0], "valid", users), scores)[5] == 2
     assert scores[3, corpus.split.train[3][0]] == 9.0  # what is given stays as it is
 
 
@@ -495,9 +482,9 @@ def test_an_empty_prompt_changes_nothing_and_a_prompt_something(kind):
     longer = Prompt(model.encoder, 3)
     longer.adapters = prompt.adapters
     assert not torch.allclose(model.state(user, history, longer), bare)
-    assert not torch.allclose(
-        model.encoder(history, longer)[:, 1], model.encoder(history)[:, 1]
-    )  # the first position reads it too
+    # the first position reads it too
+    first = model.encoder(history, longer)[:, 1]
+    assert not torch.allclose(first, model.encoder(history)[:, 1])
 
 
 class Spy:
@@ -506,7 +493,7 @@ class Spy:
     def __init__(self, model, monkeypatch):
         self.calls, self.rates = [], []
         self.players = {"model": model}
-        real_dis, real_serving = baselines.Discriminator, baselines.serving
+        real_dis, real_serving = cfp.Discriminator, baselines.serving
         real_step = baselines.step
 
         def discriminator(*args):
@@ -531,7 +518,7 @@ class Spy:
                 }
             )
 
-        monkeypatch.setattr(baselines, "Discriminator", discriminator)
+        monkeypatch.setattr(cfp, "Discriminator", discriminator)
         monkeypatch.setattr(baselines, "serving", spy_serving)
         monkeypatch.setattr(baselines, "step", spy_step)
 
@@ -545,7 +532,7 @@ def test_the_game_moves_one_player_each_and_nothing_frozen(corpus, data, name, m
     before, spy = copy.deepcopy(model.state_dict()), Spy(model, monkeypatch)
     labels = {attr: corpus.dataset.labels(attr) for attr in ("gender", "age")}
     cfg = CFPConfig(epochs=3, batch_size=20, prefix_len=2, dis_depths=(1,), dis_steps=2)
-    fair = make_fair(corpus, data, model, labels, cfg, name, 0, Silent())
+    fair = make_fair(Trial(corpus, data, labels, 0, Silent()), model, cfg, name)
     frozen = name.startswith("s-")
     n_choices = 1 if frozen else 3
     assert len(spy.calls) == 3 * 3 * n_choices * (1 + 2)  # 60 users are three batches
@@ -583,7 +570,7 @@ def test_the_best_weights_on_validation_are_kept(corpus, data, monkeypatch):
 
     monkeypatch.setattr(baselines, "validation_ranks", scripted)
     model, run = PMF(PMFConfig(d=4, epochs=40, check=2, patience=3), 60, 160), Silent()
-    train_recommender(corpus, data, model, "pmf", 0, run)
+    train_recommender(Trial(corpus, data, {}, 0, run), model, "pmf")
     assert len(states) == 5 and [m["epoch"] for m in run.metrics] == [2, 4, 6, 8, 10]
     kept, last = states[1], states[-1]
     assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
@@ -613,9 +600,8 @@ def test_sequence_models_learn_what_follows(kind):
     """Hit@1 of the last item of other people's walks."""
     data, others = successors(0), successors(1)
     torch.manual_seed(0)
-    model, users = kind[0](kind[1](d=16, window=10, dropout=0.1), len(data.seen), N), torch.arange(
-        120
-    )
+    cfg, users = kind[1](d=16, window=10, dropout=0.1), torch.arange(120)
+    model = kind[0](cfg, len(data.seen), N)
 
     @torch.no_grad()
     def hit() -> float:
@@ -723,7 +709,7 @@ def test_a_tiny_run_and_its_base(folder, capsys):
     anew = run(f"--model pmf --attr gender,age {SHORT} --out third")
     assert numbers(anew) == numbers(results)[:2]
     with pytest.raises(InputError, match="--run first: is a run of baselines.py, .*; name one of"):
-        evaluate.main("--run first --audit".split())
+        command.main("--run first --audit".split())
 
 
 def test_the_trivial_ones(folder, capsys):
@@ -750,14 +736,13 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(folder, data, monke
         config = asked.value.args[0]
         return config["recommenders"], config["games"]
 
-    toy = toy_of_sixty().dataset
+    toy = toy_of_sixty()
     monkeypatch.setattr(baselines, "Run", stop)
     monkeypatch.setattr(baselines, "load_dataset", lambda *_: toy)
-    preset = data if data in TRAINING_FOR else "ml-100k"
+    preset = lambda model: PRESETS.get(f"{data} {model}", {})
     for fair, name in FAIR.items():
         trained, games = ask(f"--model {fair}")
-        config = RECOMMENDERS[name][1](**TRAINING_FOR[preset][name])
-        game = CFPConfig(**GAME_FOR[preset][fair])
+        config, game = RECOMMENDERS[name][1](**preset(name)), CFPConfig(**preset(fair))
         assert trained == {name: dataclasses.asdict(config)}
         assert games == {fair: dataclasses.asdict(game)}
     own = "--lr 0.5 --epochs 3 --batch-size 5 --d 6 --check 7 --patience 8"
@@ -767,111 +752,25 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(folder, data, monke
     assert given.items() <= trained["sasrec"].items()
     given = dict(lr=0.25, epochs=4, batch_size=9, lam=2.0, dis_lr=0.1, dis_steps=11, prefix_len=12)
     assert given.items() <= games["s-sas"].items()
-    assert ask("--model pmf --objective bpr")[0]["pmf"]["objective"] == "bpr"
     assert list(ask("--model all")[0]) == list(RECOMMENDERS) and ask("--model lookup") == ({}, {})
 
 
-def toy_of_sixty() -> Corpus:
-    toy = baselines.load_dataset("toy", None, 0, baselines.ToyConfig(60))
-    return make_corpus(toy, None, P5Config(), 0)
+def toy_of_sixty() -> Dataset:
+    return baselines.load_dataset("toy", None, 0, baselines.ToyConfig(60))
 
 
-def asked_for(more: str):
-    return baselines.parse_args(f"--model all {TINY} {more}".split())
-
-
-def test_all_of_them_beside_p5(folder, capsys, monkeypatch):
-    """A run of train.py is started where there is none, found where there is one, or named."""
-    monkeypatch.setitem(flags.P5_FOR, "toy", dict(steps=2))
-    monkeypatch.setitem(flags.CFP_FOR, "toy", dict(epochs=1, batch_size=20, prefix_len=4))
-    real, started = baselines.train.main, []
-    monkeypatch.setattr(
-        baselines.train, "main", lambda argv: started.append(" ".join(argv)) or real(argv)
-    )
+def test_all_of_them(folder, capsys):
     results = run(f"--model all {TINY}")
-    shown = capsys.readouterr().out
     rows = [(row["model"], row["hidden"]) for row in results["rows"]]
-    plain = ["popularity", "lookup", *RECOMMENDERS, "p5"]
-    assert rows == [
-        *((name, []) for name in plain),
-        *((name, ["gender"]) for name in [*FAIR, "cfp"]),
-    ]
-    assert started == ["--attr gender --data toy --seed 0 --device auto --toy-users 60"]
-    theirs = json.loads((folder / "runs" / "toy-gender-seed0" / "results.json").read_text())
-    rows = {row["model"]: row for row in results["rows"]}
-    for name, when in ("p5", "before"), ("cfp", "after"):
+    plain = ["popularity", "lookup", *RECOMMENDERS]
+    assert rows == [*((name, []) for name in plain), *((name, ["gender"]) for name in FAIR)]
+    for row in results["rows"]:
         for task in TASKS:
-            assert theirs[when][task].items() <= rows[name][task].items()  # the same test items
-            assert rows[name]["floor"]["gender"] >= theirs["floor"][task]["gender"]
-    for task in TASKS:
-        for name in "popularity", "lookup", *RECOMMENDERS, *FAIR:
-            assert {"hit@1", "ndcg@10", "full hit@10", "full ndcg@10"} <= set(rows[name][task])
-    assert {"P5", "P5 + CFP", "S-B4", "BERT4Rec"} <= {
-        line[2:16].strip() for line in shown.splitlines()
-    }
+            assert {"hit@1", "ndcg@10", "full hit@10", "full ndcg@10"} <= set(row[task])
+    shown = capsys.readouterr().out
+    assert {"S-B4", "BERT4Rec"} <= {line[2:16].strip() for line in shown.splitlines()}
     kinds = {path.name for path in (folder / "runs" / "toy-all-gender-seed0").glob("*.safetensors")}
     assert kinds == {f"{name}.safetensors" for name in [*RECOMMENDERS, *FAIR]}
-
-    # found, or named, for the same seed and attribute alone
-    corpus, ask = toy_of_sixty(), asked_for
-    theirs = Path("runs/toy-gender-seed0")
-    assert baselines.p5_run(corpus, "gender", ask(""), Silent()) == theirs
-    assert baselines.p5_run(corpus, "gender", ask(f"--run {theirs}"), Silent()) == theirs
-    assert len(started) == 1
-    for attr, more in ("age", ""), ("gender", "--seed 1"):
-        with pytest.raises(InputError, match=f"--run {theirs}: was about other data"):
-            baselines.p5_run(corpus, attr, ask(f"--run {theirs} {more}"), Silent())
-
-
-@pytest.fixture()
-def finished_run(folder):
-    """Writes what is looked at of a run of train.py with its defaults but for `more`."""
-    corpus, (p5, cfg, _) = toy_of_sixty(), default_settings()
-
-    def write(path: str, **more) -> Path:
-        config = {"data fingerprint": baselines.fingerprint(corpus.dataset), "attrs": ["gender"]}
-        config |= {"tasks": list(TASKS), "seed": 0, "label holdout": 0.0, "backbone": "tiny"}
-        config |= {"data": "toy", "data dir": None, "dtype": "fp32", "mixer": None}
-        config |= {"p5": dataclasses.asdict(p5), "cfp": dataclasses.asdict(cfg)}
-        for name, change in more.items():
-            config[name] = config[name] | change
-        (folder / path).mkdir(parents=True)
-        (folder / path / "config.json").write_text(json.dumps(config))
-        (folder / path / "results.json").write_text('{"p5 weights": "", "p5 tokenizer": ""}')
-        return Path(path)
-
-    return write
-
-
-def default_settings():
-    args = flags.parse_args("--attr gender --data toy".split())
-    return flags.settings(args, ("gender",), "tiny", None)
-
-
-def test_a_run_with_other_settings_is_not_taken_unasked(finished_run, monkeypatch):
-    """Nor is P5 trained again where a run with train.py's defaults is there."""
-    corpus, started = toy_of_sixty(), []
-    other = finished_run("runs/toy-gender-seed0", cfp=dict(lam=100.0))
-    finished_run("runs/toy-gender-seed0-2", p5=dict(steps=2))
-    older = finished_run("runs/toy-gender-seed0-1")  # without the tokenizer's fingerprint
-    (older / "results.json").write_text('{"p5 weights": ""}')
-
-    def train_here(argv):
-        started.append(argv)
-        finished_run("runs/toy-gender-seed0-3")
-
-    monkeypatch.setattr(baselines.train, "main", train_here)
-    for _ in range(2):
-        taken = baselines.p5_run(corpus, "gender", asked_for(""), Silent())
-        assert len(started) == 1 and taken == Path("runs/toy-gender-seed0-3")
-    assert baselines.p5_run(corpus, "gender", asked_for(f"--run {other}"), Silent()) == other
-
-
-def test_a_run_with_other_candidates_is_refused(finished_run):
-    """Among the six that --prompt-candidates 5 lists, an item is found more often than among 101."""
-    finished_run("listed", p5=dict(prompt_candidates=5))
-    with pytest.raises(InputError, match="--run listed: "):
-        baselines.p5_run(toy_of_sixty(), "gender", asked_for("--run listed"), Silent())
 
 
 MISTAKES = {
@@ -881,11 +780,8 @@ MISTAKES = {
     "--model pmf --attr gender,": "--attr 'gender,': an attribute is missing before or after a comma",
     "--model pmf --attr age,age": "--attr age,age: age is named twice",
     "--model all --attr gender,age": "--model all --attr gender,age: its rows are about one attribute",
-    "--model pmf --run x": "--run: --model pmf does not go by it; leave it out, or choose --model all",
     "--model pmf --lam 3": "--lam: --model pmf does not go by it; leave it out, or choose --model c-pmf",
     "--model sasrec --fair-batch-size 9": "--fair-batch-size: --model sasrec does not go by it",
-    "--model sasrec --objective bpr": "--objective: --model sasrec does not go by it",
-    "--model c-sx --objective bpr": "leave it out, or choose --model pmf, c-pmf, all",
     "--model lookup --base x": "--base: --model lookup does not go by it",
     "--model popularity --epochs 3": "--epochs: --model popularity does not go by it",
     "--model c-pmf --prefix-len 3": "leave it out, or choose --model s-sas, s-b4, all",
@@ -898,7 +794,6 @@ MISTAKES = {
     "--model bert4rec --d 7": "--d 7 is no multiple of 2, BERT4Rec's heads",
     "--model s-b4 --d 7": "--d 7 is no multiple of 2, BERT4Rec's heads",
     "--model pmf --out file": "cannot write into --out file",
-    "--model pmf --objective warp": "--objective: invalid choice: 'warp'",
     "--model pmf --epochs 0": "--epochs: '0' is not a whole number from 1 on",
     "--model pmf --batch-size 0": "--batch-size: '0' is not a whole number from 1 on",
     "--model pmf --lr 0": "--lr: '0' is not a number above 0",
@@ -924,10 +819,6 @@ WRONG_FOLDERS = {
     "--model pmf --toy-users 61 --base other": NO_BASE.format("other"),
     "--model c-pmf --base strange": NO_BASE.format("strange"),
     "--model pmf --base other": "other/pmf.safetensors: No such file",
-    "--model all --run nowhere": "--run nowhere: nowhere/config.json is missing",
-    "--model all --run broken": "--run broken: config.json or results.json is no JSON",
-    "--model all --run other": "--run other: other/results.json is missing",
-    "--model all --run strange": "--run strange: was about other data, another --attr, --seed or task",
 }
 
 
@@ -950,21 +841,14 @@ def test_a_mistake_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch
 
 
 def write_wrong_folders(folder: Path) -> None:
-    """Runs to be named by --base and --run that do not fit; `other` lacks only its weights."""
-    toy = toy_of_sixty().dataset
-    cfg = flags.config_of(PMFConfig, TRAINING_FOR["toy"]["pmf"], None)
-    config = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
-    theirs = config | {"attrs": ["gender"], "tasks": ["direct"], "label holdout": 0.0}
-    config |= {"recommenders": {"pmf": dataclasses.asdict(cfg)}}
-    for name, text in (
-        ("broken", "{"),
-        ("other", json.dumps(config)),
-        ("strange", json.dumps(theirs)),
-    ):
+    """Runs to be named by --base that do not fit; `other` lacks only its weights."""
+    toy, cfg = toy_of_sixty(), PMFConfig(**PRESETS["toy pmf"])
+    strange = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
+    other = strange | {"recommenders": {"pmf": dataclasses.asdict(cfg)}}
+    texts = {"broken": "{", "other": json.dumps(other), "strange": json.dumps(strange)}
+    for name, text in texts.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(text)
-    for name in "broken", "strange":
-        (folder / name / "results.json").write_text('{"p5 weights": "", "p5 tokenizer": ""}')
 
 
 @pytest.mark.parametrize("arguments", WRONG_FOLDERS)
@@ -976,13 +860,14 @@ def test_a_wrong_folder_gives_one_line_and_exit_code_2(folder, arguments, monkey
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--model pmf --base nowhere", "--model all --run strange", "--model all --base nowhere"],
+    ["--model pmf --base nowhere", "--model all --base strange", "--model all --base nowhere"],
 )
 def test_a_wrong_folder_is_found_before_anything_is_trained_or_written(
     folder, arguments, monkeypatch, capsys
 ):
     write_wrong_folders(folder)
-    monkeypatch.setattr(baselines.train, "main", lambda argv: pytest.fail("trained for nothing"))
+    trained = lambda *_: pytest.fail("trained for nothing")
+    monkeypatch.setattr(baselines, "train_recommender", trained)
     fails(f"{arguments} --toy-users 60", monkeypatch, capsys)
     assert {path.name for path in folder.iterdir()} == {"broken", "other", "strange"}
 

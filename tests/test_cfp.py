@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from conftest import random_llama, random_t5
 
+import cfp
 import train
 from cfp import (
     CFP,
-    PAPER_SCHEDULE,
-    CFPConfig,
     Discriminator,
     Linears,
     MLPs,
@@ -26,7 +25,10 @@ from cfp import (
     step,
 )
 from data import TASKS, collate, hold_out, training_example
+from mixer import Study
 from model import NO_TOKEN
+from probe import game_of
+from support.configs import PAPER_SCHEDULE, CFPConfig
 
 pytestmark = pytest.mark.usefixtures("no_checkpoints")
 SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
@@ -177,7 +179,7 @@ class Spy:
         real_cfp, real_dis, real_step = CFP, Discriminator, train.step
         monkeypatch.setattr(train, "CFP", lambda *a: self.players.setdefault("P", real_cfp(*a)))
         monkeypatch.setattr(
-            train, "Discriminator", lambda *a: self.players.setdefault("C", real_dis(*a))
+            cfp, "Discriminator", lambda *a: self.players.setdefault("C", real_dis(*a))
         )
 
         def spy_step(optimizer, loss):
@@ -200,10 +202,13 @@ class Spy:
         return all(torch.equal(a[key], b[key]) for key in a)
 
 
+def study_of(corpus, model, seed=0, tasks=TASKS):
+    return Study(corpus, model, list(tasks), seed, SilentRun())
+
+
 def run_algorithm_1(corpus, model, cfg, seed=0):
-    run = SilentRun()
     labels = {"gender": corpus.dataset.labels("gender")}
-    return train.train_cfp(corpus, model, labels, list(TASKS), cfg, seed, run), run
+    return train.train_cfp(study_of(corpus, model, seed), labels, cfg)
 
 
 def test_algorithm_1_moves_one_player_per_phase(corpus, model, monkeypatch):
@@ -229,20 +234,22 @@ def test_phases_descend_what_they_should(corpus, model, monkeypatch):
         dis_noise=0.0,
         dis_dropout=0.0,
     )
-    seen, real = [], {}
-    for name in ("forward", "u_emb_of", "discriminator_loss", "adversarial_loss", "step"):
-        real[name] = getattr(train, name)
+    seen = []
 
-    def note(name):
+    def note(place, name):
+        real = getattr(place, name)
+
         def wrapped(*args):
-            out = real[name](*args)
+            out = real(*args)
             seen.append((name, args, out))
             return out
 
-        return wrapped
+        monkeypatch.setattr(place, name, wrapped)
 
-    for name in real:
-        monkeypatch.setattr(train, name, note(name))
+    for name in "forward", "u_emb_of", "step":
+        note(train, name)
+    for name in "discriminator_loss", "adversarial_loss":
+        note(cfp, name)
     run_algorithm_1(corpus, model, cfg)
     assert [name for name, *_ in seen] == [
         *("forward", "discriminator_loss", "adversarial_loss", "step"),  # lines 4-7
@@ -265,18 +272,17 @@ def test_the_papers_schedule_is_the_papers():
 
 
 def test_same_seed_same_prompt(corpus, model):
-    (one, _), _ = run_algorithm_1(corpus, model, SMALL, seed=4)
-    (two, _), _ = run_algorithm_1(corpus, model, SMALL, seed=4)
-    (other, _), _ = run_algorithm_1(corpus, model, SMALL, seed=5)
+    one, _ = run_algorithm_1(corpus, model, SMALL, seed=4)
+    two, _ = run_algorithm_1(corpus, model, SMALL, seed=4)
+    other, _ = run_algorithm_1(corpus, model, SMALL, seed=5)
     same = [torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters())]
     assert all(same)
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
 
 
-def test_every_user_is_met_once_per_epoch(corpus, rng):
-    met = [
-        u for users, _ in train.user_batches(corpus, list(TASKS), SMALL, rng, "cpu") for u in users
-    ]
+def test_every_user_is_met_once_per_epoch(corpus, model, rng):
+    batches = train.user_batches(study_of(corpus, model), SMALL, rng)
+    met = [user for users, _ in batches for user in users]
     assert len(met) == len(set(met)) == 48  # three batches of 16 of 60 users
 
 
@@ -338,18 +344,18 @@ def test_held_out_labels_never_reach_the_adversary(corpus, model):
     assert (hold_out(corpus.dataset, "gender", 0.4, seed=3) == known).all()
     assert (hold_out(corpus.dataset, "gender", 0.0, seed=3) == labels).all()
     seen = []
-    original = train.discriminator_loss
+    original = cfp.discriminator_loss
 
     def spy(discriminator, u_emb, batch_labels):
         seen.append(batch_labels)
         return original(discriminator, u_emb, batch_labels)
 
-    train.discriminator_loss = spy
+    cfp.discriminator_loss = spy
     try:
         cfg = replace(SMALL, batch_size=30)
-        train.train_cfp(corpus, model, {"gender": known}, list(TASKS), cfg, 3, SilentRun())
+        train.train_cfp(study_of(corpus, model, seed=3), {"gender": known}, cfg)
     finally:
-        train.discriminator_loss = original
+        cfp.discriminator_loss = original
     counts = torch.bincount(torch.cat(seen) + 1, minlength=3)
     # 2 batches, each user once; one prefix step and three of the discriminator per batch
     assert counts.tolist() == [(1 + 3) * int((known == c).sum()) for c in (-1, 0, 1)]
@@ -371,6 +377,11 @@ def test_users_without_a_label_count_in_nothing():
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-6)
 
 
+def game_that_hides_from(hide_from, study):
+    labels = {"gender": study.corpus.dataset.labels("gender")}
+    return game_of(study, labels, [("gender",)], replace(SMALL, hide_from=hide_from))
+
+
 @pytest.mark.parametrize("random", [random_t5, random_llama])
 def test_hidden_from_scores_the_adversary_reads_the_first_decoder_state_too(corpus, random):
     """It is what the answer's first token is predicted from, and follows the tasks' user states."""
@@ -381,7 +392,8 @@ def test_hidden_from_scores_the_adversary_reads_the_first_decoder_state_too(corp
         [training_example(corpus, task, user, 5, rng) for user in range(4)] for task in TASKS
     ]
     batches = [collate(corpus, some) for some in examples]
-    rec_loss, u_emb = forward(model, prefix, batches, "scores")
+    game = game_that_hides_from("scores", study_of(corpus, model))
+    rec_loss, u_emb = forward(model, prefix, batches, game.read)
     plain_loss, plain = forward(model, prefix, batches)
     assert len(plain) == 2 and len(u_emb) == 4 and rec_loss == plain_loss
     assert all((a == b).all() for a, b in zip(plain, u_emb))
@@ -403,9 +415,10 @@ def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
     batch = collate(corpus, [training_example(corpus, "direct", u, 5, rng) for u in range(6)])
     labels = torch.tensor([0, 1] * 3)
     for hide_from, moved in ("user-tokens", False), ("scores", True):
+        game = game_that_hides_from(hide_from, study_of(corpus, model, tasks=["direct"]))
         torch.manual_seed(0)
         cfp = CFP(SMALL, model.cfg)
-        _, u_emb = forward(model, cfp(), [batch], hide_from)
+        _, u_emb = forward(model, cfp(), [batch], game.read)
         discriminator = Discriminator(SMALL, 64, 2, len(u_emb))
         discriminator_loss(discriminator, u_emb, labels).sum().backward()
         gradient = cfp.decoder.out.weight.grad

@@ -18,16 +18,17 @@ from commands import command
 from conftest import random_t5
 from deaths import Death, live, live_to_the_end
 
-import p5
 import train
-from cfp import CFP, CFPConfig, step
-from mixer import Mixer, MixerConfig
-from model import T5, T5Config, load_backbone, save_backbone
-from reproduction.baseline_flags import FAIR
-from support import checkpoints, files
-from support.checkpoints import BEFORE, FILE, Checkpoint, forget, pack, unpack
+from cfp import CFP, step
+from mixer import Mixer, load_mixer, load_prompt
+from model import T5, load_backbone, save_backbone
+from reproduction.baselines import FAIR
+from support import files, training
+from support.checks import enough_for_run
+from support.configs import CFPConfig, MixerConfig, T5Config
 from support.files import InputError, Interrupted, save_tensors
 from support.runs import Run
+from support.training import BEFORE, FILE, Checkpoint, forget, pack, unpack
 
 ROOT = Path(__file__).parent.parent
 TINY = "--attr gender,age --toy-users 60 --p5-steps 4 --epochs 2 --batch-size 30 --prefix-len 2 "
@@ -266,13 +267,13 @@ def test_a_prompt_belongs_to_one_backbone_and_one_tokenizer(tmp_path, what):
     model, mixer = T5(shape), MixerConfig(hidden=8)
     save_tensors(tmp_path / "cfp-age.safetensors", CFP(cfg, shape).state_dict(), theirs)
     save_tensors(tmp_path / "mixer.safetensors", Mixer(mixer, shape).state_dict(), theirs)
-    p5.load_prompt(tmp_path, "age", cfg, model, theirs)
-    p5.load_mixer(tmp_path, mixer, model, theirs)
+    load_prompt(tmp_path, "age", cfg, model, theirs)
+    load_mixer(tmp_path, mixer, model, theirs)
     refused = f'safetensors: its {what} was "{what[0]}" and is now "mine"; it belongs to another'
     with pytest.raises(InputError, match=f"cfp-age.{refused}"):
-        p5.load_prompt(tmp_path, "age", cfg, model, theirs | mine)
+        load_prompt(tmp_path, "age", cfg, model, theirs | mine)
     with pytest.raises(InputError, match=f"mixer.{refused}"):
-        p5.load_mixer(tmp_path, mixer, model, theirs | mine)
+        load_mixer(tmp_path, mixer, model, theirs | mine)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
@@ -343,7 +344,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path):
     run.in_training = False
     with pytest.raises(Interrupted):  # between two trainings there is nothing to wait for
         run.interrupt()
-    assert checkpoints.EVERY == 60.0
+    assert training.EVERY == 60.0
 
 
 # -------------------------------------------------------------------------------------------------
@@ -394,7 +395,7 @@ def test_weights_that_stay_in_their_file_take_no_memory(tmp_path, monkeypatch):
         load_backbone(tmp_path, torch.bfloat16)
 
 
-def test_memory_of_a_game_is_that_of_what_it_trains(monkeypatch):
+def test_memory_of_a_game_is_that_of_what_it_trains(dataset, monkeypatch):
     """A mixer's four matrices are as wide as all keys and values of a token; T5-base has 36,864."""
     base = T5Config(
         100, d_model=768, d_kv=64, d_ff=8, num_heads=12, num_layers=12, num_decoder_layers=12
@@ -404,8 +405,11 @@ def test_memory_of_a_game_is_that_of_what_it_trains(monkeypatch):
     monkeypatch.setattr(
         files, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
     )
-    train.enough_for_game(CFPConfig(prefix_len=5), MixerConfig(hidden=256), base, cpu)
-    prompt = sum(param.numel() for param in CFP(CFPConfig(prefix_len=5), base).parameters())
+    make_cfp = lambda: CFP(CFPConfig(prefix_len=5), base)
+    make_mixer = lambda: Mixer(MixerConfig(hidden=256), base)
+    players = {"a prompt": (make_cfp, "--prefix-len"), "the mixer": (make_mixer, "--mixer-hidden")}
+    enough_for_run(dataset, players, cpu)
+    prompt = sum(param.numel() for param in make_cfp().parameters())
     assert asked == {
         "choose a smaller --prefix-len": 16 * prompt,
         "choose a smaller --mixer-hidden": 16 * (4 * width * 256 + width),

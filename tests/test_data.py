@@ -12,17 +12,18 @@ from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
 
 import data
 from data import (
+    Asked,
+    P5Config,
     collate,
     direct_prompt,
     draw_negatives,
-    held_out_example,
     leave_one_out,
+    make_corpus,
     positions_of,
     sequential_indexing,
     sequential_prompt,
     training_example,
 )
-from p5 import P5Config, make_corpus
 from support import datasets, toy
 from support.files import InputError
 
@@ -405,7 +406,7 @@ def test_word_by_word_gives_the_pieces_of_the_whole_text(corpus):
 
 def test_user_positions_point_at_the_users_tokens(corpus, task):
     for user in (0, 8, 41):
-        example = held_out_example(corpus, task, user, "test")
+        example = Asked(corpus, task, "test", np.array([user])).example(user)
         pieces = [corpus.tokenizer.model.id_to_piece(i) for i in example.input_ids]
         marked = [piece for piece, is_user in zip(pieces, example.is_user) if is_user]
         mentions = (["▁User"] if task == "sequential" else []) + ["▁user"]
@@ -451,7 +452,7 @@ def test_no_held_out_item_in_any_training_example(dataset, corpus, task, rng):
 
 
 def test_test_history_includes_the_validation_item(corpus):
-    example = held_out_example(corpus, "sequential", 4, "test")
+    example = Asked(corpus, "sequential", "test", np.array([4])).example(4)
     text = corpus.tokenizer.decode(example.input_ids)
     assert f", {corpus.numbers[corpus.split.valid[4]]}. Which" in text
     assert str(corpus.numbers[corpus.split.test[4]]) not in text
@@ -461,10 +462,10 @@ def test_listed_candidates_are_exactly_those_that_are_ranked(dataset, corpus):
     for listed in (20, 100):
         cfg = P5Config(prompt_candidates=listed)
         world = make_corpus(dataset, corpus.tokenizer, cfg, seed=3)
-        example = held_out_example(world, "direct", 4, "test")
-        text = world.tokenizer.decode(example.input_ids)
+        asked = Asked(world, "direct", "test", np.array([4]))
+        text = world.tokenizer.decode(asked.example(4).input_ids)
         names = [int(n) for n in text.split("candidates? ")[1].rstrip(".").split(", ")]
-        ranked = world.numbers[data.candidates_of(world, "direct", 4, "test")]
+        ranked = world.numbers[asked.candidates(4)]
         assert len(names) == listed + 1 and sorted(names) == sorted(ranked)
         assert names[0] != world.numbers[world.split.test[4]]  # the answer is not always the first
 

@@ -39,8 +39,8 @@ def entry(begin=0, end=8, shape=(2,), dtype="F32"):
 EIGHT = b"\x00" * 8
 GOOD = {"a": entry()}
 ATTACK = {f"a{i}": entry() for i in range(20_000)}
-# name: (header, data, length that it claims or None, what the message says); in brackets whose reader
-# once took it
+# name: (header, data, length that it claims or None, what the message says); in brackets the reader
+# that once accepted it
 BROKEN = {
     "header longer than the file (openasr PR #73)": (GOOD, EIGHT, 10_000, "claims 10000 bytes"),
     "header over the limit": (GOOD, EIGHT, 2**63, "claims"),
@@ -51,8 +51,10 @@ BROKEN = {
     "deep nesting": ("[" * 100_000, b"", None, "not JSON"),
     "a key twice (openasr PR #73)": ('{"a": 1, "a": 2}', b"", None, "stands twice"),
     "a key twice in an entry": (
-        *('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "dtype": "I32"}}', EIGHT),
-        *(None, "stands twice"),
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], "dtype": "I32"}}',
+        EIGHT,
+        None,
+        "stands twice",
     ),
     "no header": (b"{}", b"", 0, "not JSON"),
     "length of 64 ones": (GOOD, EIGHT, 2**64 - 1, "claims"),
@@ -80,7 +82,9 @@ BROKEN = {
     "negative start (go-huggingface PR #57)": ({"a": entry(-8, 0)}, EIGHT, None, "a has shape"),
     "end before start": ({"a": entry(8, 0)}, EIGHT, None, "a has [2] of F32"),
     "three offsets": (
-        *({"a": entry() | {"data_offsets": [0, 4, 8]}}, EIGHT, None),
+        {"a": entry() | {"data_offsets": [0, 4, 8]}},
+        EIGHT,
+        None,
         "a has [2] of F32",
     ),
     "hole": ({"a": entry(0, 8), "b": entry(16, 24)}, EIGHT * 3, None, "b begins at byte 16"),

@@ -1,4 +1,4 @@
-"""The prompt mixer: any choice of attributes, any lengths, a choice of its own for every row."""
+"""The prompt mixer: any choice of attributes, prompts of any lengths, in any order."""
 
 import copy
 import math
@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_llama, random_t5
-from test_cfp import SMALL, SilentRun
+from test_cfp import SMALL, study_of
 
+import cfp
 import train
-from cfp import CFP, CFPConfig, adversarial_loss, forward
-from data import TASKS, collate, training_example
-from mixer import Mixer, MixerConfig, as_prefix, as_tokens, concatenate, subsets
+from cfp import CFP, adversarial_loss, forward
+from data import collate, training_example
+from mixer import Mixer, as_prefix, as_tokens, concatenate, subsets
 from model import Prefix
+from support.configs import CFPConfig, MixerConfig
 
 pytestmark = pytest.mark.usefixtures("no_checkpoints")
 KINDS = {"t5": random_t5, "llama": random_llama}
@@ -41,7 +43,7 @@ def trained_mixer(model, seed=2):
 
 
 def stacks(prefix):
-    return [stack for stack in prefix[:2] if stack is not None]
+    return [stack for stack in prefix if stack is not None]
 
 
 def batch_of(corpus, task, size):
@@ -61,14 +63,14 @@ def test_tokens_and_back(backbone):
     (prefix,) = prompts_of(backbone, 4)
     tokens = as_tokens(prefix)
     assert tokens.shape[:2] == (1, 4)
-    back = as_prefix(tokens, backbone.cfg.prefix_shapes, None)
+    back = as_prefix(tokens, backbone.cfg.prefix_shapes)
     assert all(torch.equal(a, b) for a, b in zip(stacks(prefix), stacks(back)))
 
 
 def test_one_token_holds_its_keys_and_values_of_all_layers(backbone):
     """Changing token 2 of every stack changes row 2 of the mixer's input and no other."""
     (prefix,) = prompts_of(backbone, 4)
-    other = Prefix(*(None if s is None else s.clone() for s in prefix[:2]))
+    other = Prefix(*(None if s is None else s.clone() for s in prefix))
     for stack in stacks(other):
         stack[..., 2, :] += 1.0
     changed = (as_tokens(prefix) != as_tokens(other))[0]
@@ -140,40 +142,6 @@ def test_order_and_length_are_free(corpus, backbone, lengths, task):
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(seen) for b in seen[:i])
 
 
-def test_rows_with_different_choices_are_as_one_by_one(corpus, backbone, task):
-    """Also a row that chose nothing: it reads what the bare backbone does."""
-    prompts, mixer = prompts_of(backbone, 3, 5, 2), trained_mixer(backbone)
-    rows = [(), *subsets(range(3))]
-    chosen = torch.tensor([[i in row for i in range(3)] for row in rows])
-    batch = batch_of(corpus, task, len(rows))
-    mixed = mixer(prompts, chosen)
-    encoded = backbone.encode(batch.input_ids, batch.mask, mixed)
-    ids = batch.target_ids.clamp(min=0)
-    logits = backbone.logits(backbone.decode(ids, encoded))
-    for row, hidden in enumerate(rows):
-        alone = mixer([prompts[i] for i in hidden]) if hidden else None
-        text = batch.input_ids[row : row + 1], batch.mask[row : row + 1]
-        one = backbone.encode(*text, alone)
-        on = batch.mask[row]
-        assert torch.allclose(one.states[0, on], encoded.states[row, on], atol=1e-4)
-        answer = backbone.logits(backbone.decode(ids[row : row + 1], one))
-        assert torch.allclose(answer[0], logits[row], atol=1e-3)
-
-
-def test_padding_of_a_prefix_is_seen_by_nobody(corpus, backbone):
-    prompts, batch = prompts_of(backbone, 3, 5), batch_of(corpus, "direct", 2)
-    mixed = trained_mixer(backbone)(prompts, torch.tensor([[True, False], [True, True]]))
-    wild = [None if s is None else s.clone() for s in mixed[:2]]
-    for stack in wild:
-        if stack is not None:
-            stack[:, :, 0, :, 3:] = 1e4
-    states = [
-        backbone.encode(batch.input_ids, batch.mask, prefix).states
-        for prefix in (mixed, Prefix(*wild, mixed.mask))
-    ]
-    assert torch.equal(*states)
-
-
 class Spy:
     """Stands in for `train.step` and notes which of the mixer, the discriminators and the rest moved."""
 
@@ -181,7 +149,7 @@ class Spy:
         self.calls, self.players = [], {"M": model, "prompts": None}
         self.fixed = [stack for prefix in prefixes.values() for stack in stacks(prefix)]
         self.before = [stack.clone() for stack in self.fixed]
-        real_mixer, real_dis, real_step = train.Mixer, train.Discriminator, train.step
+        real_mixer, real_dis, real_step = train.Mixer, cfp.Discriminator, train.step
         discriminators = torch.nn.ModuleList()
         self.players = {"M": model, "C": discriminators}
 
@@ -205,18 +173,16 @@ class Spy:
             assert all(torch.equal(a, b) for a, b in zip(self.fixed, self.before))
 
         monkeypatch.setattr(train, "Mixer", mixer)
-        monkeypatch.setattr(train, "Discriminator", discriminator)
+        monkeypatch.setattr(cfp, "Discriminator", discriminator)
         monkeypatch.setattr(train, "step", spy_step)
 
 
 def train_small(corpus, model, cfg, attrs=("gender", "age"), seed=0):
     prefixes = dict(zip(attrs, prompts_of(model, 3, 4, 2)))
     labels = {attr: corpus.dataset.labels(attr) for attr in attrs}
-    run = SilentRun()
-    mixer, adversary = train.train_mixer(
-        corpus, model, prefixes, labels, list(TASKS), cfg, SMALL_MIXER, seed, run
-    )
-    return mixer, adversary, run
+    study = study_of(corpus, model, seed)
+    mixer, game = train.train_mixer(study, prefixes, labels, cfg, SMALL_MIXER)
+    return mixer, game, study.run
 
 
 def test_the_mixers_phases_move_one_player_each(corpus, model, monkeypatch):
@@ -225,9 +191,7 @@ def test_the_mixers_phases_move_one_player_each(corpus, model, monkeypatch):
     spy = Spy(model, prefixes, monkeypatch)
     labels = {attr: corpus.dataset.labels(attr) for attr in prefixes}
     cfg = replace(SMALL, inner_steps=2, rec_steps=1, every=3, batch_size=10)
-    train.train_mixer(
-        corpus, model, prefixes, labels, list(TASKS), cfg, SMALL_MIXER, 0, SilentRun()
-    )
+    train.train_mixer(study_of(corpus, model), prefixes, labels, cfg, SMALL_MIXER)
     a_batch, an_rth = ["P"] * 2, ["P"] + ["C"] * 3
     assert spy.calls == (a_batch * 3 + an_rth) * 2  # 60 users: six batches
     assert all(param.grad is None for param in model.parameters())
@@ -245,7 +209,7 @@ def test_same_seed_same_mixer(corpus, model):
 
 def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkeypatch):
     """The loss of a step has a term for each attribute that was drawn (Eq. 5) and its own lambda."""
-    seen, lam_of, real = [], {}, train.adversarial_loss
+    seen, lam_of, real = [], {}, cfp.adversarial_loss
 
     def note(rec_loss, dis_losses, lams, caps):
         seen.append(tuple(caps))
@@ -253,10 +217,10 @@ def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkey
         assert len(dis_losses) == len(caps)
         return real(rec_loss, dis_losses, lams, caps)
 
-    monkeypatch.setattr(train, "adversarial_loss", note)
+    monkeypatch.setattr(cfp, "adversarial_loss", note)
     attrs = "gender", "age", "occupation"
     train_small(corpus, model, replace(SMALL, batch_size=3), attrs)
-    entropy = [train.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
+    entropy = [cfp.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
     assert len(seen) == 20
     by_hand = [5.0 * math.log(2) / h for h in entropy]
     caps = [CFPConfig.cap * h for h in entropy]

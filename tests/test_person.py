@@ -1,16 +1,17 @@
 """One person's view: the two lists, what moved, and how sure attackers are."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from conftest import random_t5
 
-from audit.person import compare, comparison, find_user
+from audit.person import certainty, compare, comparison, find_user
 from audit.surfaces import surfaces
 from cfp import CFP, CFPConfig
-from data import met_before
-from mixer import Mixer, MixerConfig
-from p5 import Opened
+from data import Asked, met_before
+from mixer import Mixer, MixerConfig, Opened
 from support.files import InputError
 
 
@@ -28,29 +29,31 @@ def opened(corpus):
 def test_the_lists_are_the_best_of_what_was_not_met(opened, task):
     corpus, hide = opened.corpus, ("age",)
     found = compare(opened, "42", hide, task, top=7, seed=0)
-    number = {int(n): i for i, n in enumerate(corpus.numbers)}
-    for key, prefix in ("without", None), ("hiding", opened.hiding(hide)):
-        read = surfaces(opened.model, corpus, task, "test", np.array([41]), prefix, ("scores",))
+    text, lines = comparison(found), comparison(found).splitlines()
+    listed = []
+    for order, prefix in zip(found.orders, (None, opened.hiding(hide))):
+        asked = Asked(corpus, task, "test", np.array([41]))
+        read = surfaces(opened.model, asked, prefix, ("scores",))
         scores = read["scores"][0]
-        scores[met_before(corpus, 41, "test")] = -np.inf
-        listed = [number[item["number"]] for item in found["lists"][key]]
-        assert listed == np.argsort(-scores, kind="stable")[:7].tolist()
-        assert [item[key] for item in found["lists"][key]] == list(range(1, 8))
-    where = {item["number"]: item["hiding"] for item in found["lists"]["hiding"]}
-    assert all(
-        item["hiding"] == where.get(item["number"], item["hiding"])
-        for item in found["lists"]["without"]
-    )
-    assert found["met"] == len(met_before(corpus, 41, "test"))
-    assert [item["number"] for item in found["last"]] == [
-        int(n) for n in corpus.numbers[met_before(corpus, 41, "test")[-5:]]
-    ]
+        met = met_before(corpus, 41, "test")
+        scores[met] = -np.inf
+        best = np.argsort(-scores, kind="stable")
+        assert order.tolist() == best[: len(scores) - len(met)].tolist()
+        listed.append([f"{corpus.numbers[i]:<7}{corpus.dataset.titles[i]}" for i in best[:7]])
+    for n, cells in enumerate(zip(*listed), 1):
+        (line,) = [line for line in lines if line.startswith(f"{n:>3}  ")]
+        assert all(cell in line for cell in cells)
+    assert not any(line.startswith("  8  ") for line in lines)
+    assert found.met.tolist() == met.tolist()
+    assert f"{len(met)} interactions before the held-out one" in text
+    assert [int(line.split()[0]) for line in lines[2:7]] == corpus.numbers[met[-5:]].tolist()
 
 
 def test_hiding_nothing_moves_nothing(opened):
     found = compare(opened, "7", (), "direct", top=10, seed=0)
-    assert found["lists"]["without"] == found["lists"]["hiding"]
-    assert all(row["without"] == row["hiding"] for row in found["sure"].values())
+    without, hiding = found.orders
+    assert (without == hiding).all()
+    assert all(without == hiding for without, hiding in found.sure.values())
     text = comparison(found)
     assert text.count("hiding nothing") >= 2 and "no longer listed" not in text
 
@@ -58,27 +61,37 @@ def test_hiding_nothing_moves_nothing(opened):
 def test_what_is_shown_is_what_was_found(opened):
     found = compare(opened, "7", ("gender", "age"), "sequential", top=4, seed=0)
     text = comparison(found)
-    for key in "without", "hiding":
-        for item in found["lists"][key]:
-            assert f"{item['number']}   {item['title']}" in text
-    for n, item in enumerate(found["lists"]["hiding"], 1):
+    numbers, titles = opened.corpus.numbers, opened.corpus.dataset.titles
+    without, hiding = (order.tolist() for order in found.orders)
+    for item in without[:4] + hiding[:4]:
+        assert f"{numbers[item]}   {titles[item]}" in text
+    for n, item in enumerate(hiding[:4], 1):
         line = next(line for line in text.splitlines() if line.startswith(f"{n:>3}  "))
-        was = item["without"]
+        was = without.index(item) + 1
         moved = "" if was == n else f"up from {was}" if was > n else f"down from {was}"
-        assert line.endswith(f"new, was {was}" if was > 4 else moved or item["title"])
-    for item in found["lists"]["without"]:
-        gone = f"{item['number']} {item['title']}, now {item['hiding']}"
-        assert (gone in text) == (item["hiding"] > 4)
+        assert line.endswith(f"new, was {was}" if was > 4 else moved or titles[item])
+    for item in without[:4]:
+        place = hiding.index(item) + 1
+        gone = f"{numbers[item]} {titles[item]}, now {place}"
+        assert (gone in text) == (place > 4)
     assert "gender*" in text and "age*" in text and "occupation*" not in text
-    for attr, row in found["sure"].items():
-        assert 0 <= row["without"] <= 1 and 0 < row["share"] <= 1
-        assert row["class"] in opened.corpus.dataset.classes[attr]
+    dataset = opened.corpus.dataset
+    for attr, sure in found.sure.items():
+        labels = dataset.attributes[attr]
+        assert all(0 <= probability <= 1 for probability in sure)
+        share = 100 * (labels == labels[6]).mean()
+        line = next(row for row in text.splitlines()[10:] if row.startswith(f"  {attr}"))
+        assert dataset.classes[attr][labels[6]] in line and 0 < share <= 100
+        for value in (share, 100 * sure[0], 100 * sure[1]):
+            assert f" {value:.0f}" in line
 
 
 def test_a_short_catalogue_gives_a_short_list(opened):
     found = compare(opened, "7", ("age",), "direct", top=100, seed=0)
-    left = len(opened.corpus.numbers) - found["met"]
-    assert len(found["lists"]["without"]) == min(100, left)
+    left = len(opened.corpus.numbers) - len(found.met)
+    listed = re.findall("^ *([0-9]+)  ", comparison(found), flags=re.MULTILINE)
+    assert len(found.orders[0]) == left
+    assert [int(n) for n in listed if int(n) < 1000] == list(range(1, min(100, left) + 1))
 
 
 def test_nobody_of_that_id(corpus):
@@ -86,3 +99,23 @@ def test_nobody_of_that_id(corpus):
     for name in "61", "0", "user_3", "":
         with pytest.raises(InputError, match="has no such user; its 60 are 1, 2, 3, .. 60"):
             find_user(corpus, name)
+
+
+def test_how_sure_an_attacker_is_of_one_user():
+    """Sure where the class is planted, of its share where nothing is; a user is not learnt by heart."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(200) % 4 == 0).astype(int)
+    planted = rng.normal(size=(200, 6)).astype(np.float32)
+    planted[:, 2] += 6.0 * labels
+    for row in 0, 1, 2, 40:
+        probabilities, name = certainty(planted, labels, row, ["logistic regression"])
+        assert probabilities[labels[row]] > 0.9 and name == "logistic regression"
+        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    nothing, sure = rng.normal(size=(200, 6)).astype(np.float32), []
+    for row in range(0, 200, 10):
+        probabilities, _ = certainty(nothing, labels, row, ["logistic regression"])
+        sure.append(probabilities[1])
+    assert np.mean(sure) == pytest.approx(0.25, abs=0.05)
+    names = np.zeros((200, 2), dtype=np.float32)
+    names[40, 0] = 1.0  # who could be told from all others and is nobody's like
+    assert certainty(names, labels, 40, ["logistic regression"])[0][1] < 0.6

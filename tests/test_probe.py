@@ -11,11 +11,11 @@ from conftest import random_llama, random_t5, tokenizer_for, write_miniature
 
 import probe
 import train
-from attack import macro_ovo
 from cfp import CFP, CFPConfig
-from data import encode_prompt
+from data import P5Config, encode_prompt, make_corpus
+from mixer import Opened, Study
 from model import NO_TOKEN
-from p5 import Opened, P5Config, make_corpus
+from probe import macro_ovo
 from support.candidates import score_candidates
 from support.datasets import ToyConfig, load_toy
 from support.files import InputError
@@ -75,7 +75,7 @@ def opened(request, corpus):
 def test_eq6_by_hand(opened):
     """Minus the sum of the log-probabilities of the answer's tokens, given input and prompt."""
     torch.manual_seed(0)
-    soft = probe.SoftPrompt(opened.model.cfg, length=4)()
+    soft = probe.soft_prompt(opened.model.cfg, length=4)()
     ids, mask = probe.soft_batch(opened.corpus, np.array([3, 9]), "cpu")
     answers = probe.class_answers(opened.corpus, "gender")
     longest = max(map(len, answers))
@@ -86,10 +86,10 @@ def test_eq6_by_hand(opened):
 
 
 def test_soft_prompt_follows_the_prefix_that_is_probed_through(opened):
-    soft = probe.SoftPrompt(opened.model.cfg, length=4)
+    soft = probe.soft_prompt(opened.model.cfg, length=4)
     assert len(soft.decoder.hidden) == 2  # three layers with the last; the encoder's has two
     prefix = opened.hiding(("gender",))
-    for side, alone, joined in zip(prefix[:2], soft(), soft(prefix)):
+    for side, alone, joined in zip(prefix, soft(), probe.after(prefix, soft)):
         if side is not None:
             assert torch.equal(joined[..., :3, :], side) and torch.equal(joined[..., 3:, :], alone)
     assert soft.encoder is None or len(soft.encoder.hidden) == 1
@@ -197,17 +197,17 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     cfg = CFPConfig(**settings, dis_steps=4)
     labels = {"gender": dataset.labels("gender")}
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    run = Run(tmp_path / "run", "soft", {})
-    cfp, adversary = train.train_cfp(corpus, model, labels, ["sequential"], cfg, 0, run)
+    study = Study(corpus, model, ["sequential"], 0, Run(tmp_path / "run", "soft", {}))
+    cfp, game = train.train_cfp(study, labels, cfg)
     assert all((value == before[key]).all() for key, value in model.state_dict().items())
-    (soft,) = adversary["gender",].values()
-    assert isinstance(soft, probe.SoftPrompt)
+    (soft,) = game.adversary["gender",].values()
+    assert isinstance(soft, CFP) and len(soft.decoder.hidden) == 2
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     losses = [line["dis"] for line in metrics if line.get("steps") == 12]
     assert losses[-1] < 0.8 * losses[0]
     # it is heard: its loss is far above the labels' entropy, where the classifiers' would be capped
     alone = dataclasses.replace(cfg, lam=1e-9)
-    unmoved, _ = train.train_cfp(corpus, model, labels, ["sequential"], alone, 0, run)
+    unmoved, _ = train.train_cfp(study, labels, alone)
     assert not torch.allclose(unmoved.encoder.tokens, cfp.encoder.tokens, atol=1e-3)
     # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
     users = np.arange(4)
@@ -215,9 +215,13 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     asked = probe.soft_batch(corpus, users, "cpu")
     with torch.no_grad():
         given = cfp.frozen()
-        found = probe.soft_loss(model, soft(given), *asked, answers[labels["gender"][users]])
+        found = probe.soft_loss(
+            model, probe.after(given, soft), *asked, answers[labels["gender"][users]]
+        )
         rows = score_candidates(
-            model, model.encode(*asked, soft(given)), [probe.class_answers(corpus, "gender")]
+            model,
+            model.encode(*asked, probe.after(given, soft)),
+            [probe.class_answers(corpus, "gender")],
         )
     by_hand = -rows[torch.arange(4), torch.from_numpy(labels["gender"][users])].mean()
     assert found.item() == pytest.approx(by_hand.item(), rel=1e-4)

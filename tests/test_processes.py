@@ -24,10 +24,11 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 import torch
 import train
 from support import datasets, processes
-from cfp import CFPConfig
 from conftest import random_llama, random_t5, tokenizer_for
+from data import make_corpus
+from mixer import Study
+from support.configs import CFPConfig, P5Config
 from support.files import save_tensors
-from p5 import P5Config, make_corpus, train_p5
 from support.runs import Run
 
 processes.start(torch.device("cpu"))
@@ -39,12 +40,13 @@ cfg = CFPConfig(batch_size=24, epochs=5, prefix_len=4, hide_from="scores", dis_d
 for name, make in ("t5", random_t5), ("llama", random_llama):
     run = Run(processes.folder_of(out / name), "x", {"command": []})
     model = make(corpus.tokenizer.vocab_size)
-    cfp, adversary = train.train_cfp(corpus, model, labels, ["sequential", "direct"], cfg, 0, run)
-    tensors = dict(cfp.state_dict()) | dict(train.members_of(adversary).state_dict())
+    study = Study(corpus, model, ["sequential", "direct"], 0, run)
+    cfp, game = train.train_cfp(study, labels, cfg)
+    tensors = dict(cfp.state_dict()) | dict(game.members.state_dict())
     torch.manual_seed(5)
     p5 = P5Config(steps=4, warmup=1, direct_batch=8, sequential_batch=6, lr=1e-3, embedding_lr=1e-3)
     model = make(corpus.tokenizer.vocab_size)
-    train_p5(corpus, model, p5, 0, run)
+    train.train_p5(corpus, model, p5, 0, run)
     tensors |= {"p5." + key: value for key, value in model.state_dict().items()}
     save_tensors(out / f"{name}-{processes.number()}.safetensors", tensors)
 """

@@ -13,16 +13,16 @@ import torch
 from commands import begin, command
 from conftest import write_miniature
 
-import evaluate
 import train
-from attack import ATTACKERS, TOGETHER, attack
+from audit import command as audit_command
 from audit.report import counterfactuals
 from audit.surfaces import surfaces
-from data import people_with
-from mixer import MixerConfig
+from data import Asked, people_with
+from mixer import open_run
 from model import load_backbone
-from p5 import P5Config, open_run
+from probe import ATTACKERS, TOGETHER, attack
 from support import flags
+from support.configs import MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -218,15 +218,18 @@ def test_several_attributes_from_nothing_to_the_table_and_a_persons_list(tmp_pat
         "--audit": "hides age, gender; name the one to read with --attr",
     }.items():
         with pytest.raises(InputError) as mistake:
-            evaluate.main(f"--run several {arguments}".split())
+            audit_command.main(f"--run several {arguments}".split())
         assert expected in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+def settings(text: str) -> tuple:
+    args = flags.train_args(text.split())
+    return flags.settings(args, tuple(args.attr.split(",")), "tiny")
 
 
 @pytest.mark.parametrize("data", ["toy", "ml-100k", "ml-1m", "insurance"])
 def test_settings_are_defaults_then_the_datas_then_the_flags(data):
-    ask = lambda text: flags.settings(
-        flags.parse_args(f"--data {data} {text}".split()), ("gender", "age"), "tiny", None
-    )
+    ask = lambda text: settings(f"--data {data} {text}")
     p5, cfg, mixer_cfg = ask("--attr gender,age --lam 3 --mixer-lam 7 --mixer-dis-steps 2")
     assert (cfg.lam, mixer_cfg.lam, mixer_cfg.dis_steps) == (3.0, 7.0, 2)
     assert p5 == P5Config(**flags.P5_FOR[data])
@@ -235,6 +238,12 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(data):
     assert (mixer_cfg.lam, mixer_cfg.dis_steps, mixer_cfg.epochs) == (10.0, 10, 2)
     _, _, plain = ask("--attr gender,age")
     assert plain == MixerConfig(**flags.MIXER_FOR[data])
+
+
+def test_the_learning_rate_of_the_prompt_is_not_that_of_p5():
+    p5, cfg, mixer_cfg = settings("--attr gender --lr 0.01")
+    assert cfg.lr == 0.01
+    assert p5.lr == 0.001 and p5 == P5Config() and mixer_cfg == MixerConfig()
 
 
 def test_runs_get_a_folder_each(tmp_path):
@@ -418,7 +427,7 @@ def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monk
     for task in ("sequential", "direct"):
         effects = []
         for prefix in (None, opened.hiding(("gender",))):
-            read = surfaces(opened.model, opened.corpus, task, "test", users, prefix)
+            read = surfaces(opened.model, Asked(opened.corpus, task, "test", users), prefix)
             for name in ("user tokens", "scores"):
                 value = attack(read[name], labels)["auc"][0]
                 assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12

@@ -11,11 +11,12 @@ import pytest
 import sentencepiece
 from conftest import random_llama, random_t5, tokenizer_for
 
-from data import Tokenizer, direct_prompt, encode_prompt, load_tokenizer, sequential_prompt
+from data import direct_prompt, encode_prompt, sequential_prompt
 from model import load_backbone, save_backbone
-from p5 import backbone_folder
 from support import weights
+from support.backbones import backbone_folder
 from support.files import InputError
+from support.tokens import Tokenizer, tokenizer_in
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -136,7 +137,9 @@ def test_fetch_sharded(hub, tmp_path):
     hub.log.clear()
     fetch(hub, folder)  # the one that is missing and no other
     assert {path.rpartition("/")[2] for path, _ in hub.log} == {
-        *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
         "pytorch_model-00002-of-00002.bin",
     }
 
@@ -218,6 +221,16 @@ def test_offline_says_where_to_put_the_files(tmp_path):
     assert str(tmp_path / "w") in text and "by hand" in text and "\n" not in text
 
 
+@pytest.mark.parametrize("field", ["num_attention_heads", "num_key_value_heads", "head_dim"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "4", True, [4]])
+def test_what_is_no_size_is_refused_before_it_is_computed_with(tmp_path, field, value):
+    save_backbone(random_llama(20), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(InputError, match=f"{field} is .*, not a whole number from 1 on"):
+        weights.read_config(tmp_path)
+
+
 def test_unknown_backbone_is_named():
     with pytest.raises(InputError, match="neither a folder nor one of tiny, tiny-llama, t5-small"):
         backbone_folder("t5-gigantic")
@@ -238,6 +251,7 @@ NOUNS = "movies", "movie", "watched"
 
 @pytest.fixture(params=KINDS)
 def published(request, tmp_path):
+    save_backbone(random_t5(1000), tmp_path)
     (tmp_path / request.param).write_bytes(small_model(**KINDS[request.param]))
     return tmp_path / request.param
 
@@ -245,7 +259,7 @@ def published(request, tmp_path):
 @pytest.mark.parametrize("user", [7, 42, 6040])
 def test_published_tokenizers_word_by_word_as_in_one_go(published, user):
     """The ids are sentencepiece's of the whole text; T5's end with </s>, Llama's begin with <s>."""
-    tokenizer = load_tokenizer(published.parent, 1000)
+    tokenizer = tokenizer_in(published.parent)
     whole = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes())
     for text in sequential_prompt(user, [1001, 2], NOUNS), direct_prompt(user, [1001, 77], NOUNS):
         ids, is_user = encode_prompt(text, user, tokenizer)
@@ -259,40 +273,41 @@ def test_published_tokenizers_word_by_word_as_in_one_go(published, user):
         assert tokenizer.decode(ids) == whole.decode(whole.encode(text))
 
 
-def test_t5_sentinels_stand_above_the_pieces(published):
-    tokenizer = load_tokenizer(published.parent, 1000)
+def test_t5_has_a_hundred_tokens_above_its_pieces(published):
+    tokenizer = tokenizer_in(published.parent)
     size = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes()).get_piece_size()
     if published.name == "spiece.model":
         assert tokenizer.vocab_size == size + 100
-        assert tokenizer.word("<extra_id_0>") == (size + 99,)
-        assert tokenizer.word("<extra_id_99>") == (size,)
-        assert len(tokenizer.word("<extra_id_100>")) > 1
+        assert tokenizer.decode([size, size + 99]) == ""
     else:
-        assert tokenizer.vocab_size == size and len(tokenizer.word("<extra_id_0>")) > 1
+        assert tokenizer.vocab_size == size
 
 
 def test_tokenizer_that_does_not_fit_or_parse_is_refused(published):
+    config = json.loads((published.parent / "config.json").read_text())
+    (published.parent / "config.json").write_text(json.dumps(config | {"vocab_size": 10}))
     with pytest.raises(InputError, match=f"{published.name}: .* tokens, but vocab_size"):
-        load_tokenizer(published.parent, 10)
+        tokenizer_in(published.parent)
     published.write_bytes(b"not a model")
     with pytest.raises(InputError, match=f"{published.name}: not a sentencepiece model"):
-        load_tokenizer(published.parent, 1000)
+        tokenizer_in(published.parent)
     published.unlink()
     with pytest.raises(InputError, match="spiece.model or tokenizer.model is missing"):
-        load_tokenizer(published.parent, 1000)
+        tokenizer_in(published.parent)
 
 
 def test_tokenizer_matches_the_reference(published):
     """`transformers` reads the same file to the same ids; <s> and </s> it adds as other files say."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("google.protobuf")
+    ours = tokenizer_in(published.parent)
     is_t5 = published.name == "spiece.model"
     config = {"model_type": "t5" if is_t5 else "llama"}
     (published.parent / "config.json").write_text(json.dumps(config))
     kind = transformers.T5Tokenizer if is_t5 else transformers.LlamaTokenizer
     reference = kind.from_pretrained(published.parent, local_files_only=True)
     text = sequential_prompt(42, [1001, 2003], NOUNS)
-    ids, _ = encode_prompt(text, 42, load_tokenizer(published.parent, 1000))
+    ids, _ = encode_prompt(text, 42, ours)
     theirs = reference(text, add_special_tokens=False)["input_ids"]
     assert theirs == (ids[:-1] if is_t5 else ids[1:])
 

@@ -14,26 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attack import FOLDS, make_folds, standardised
-
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # each is tried until one does worse
 
 
-def expected_labels(features: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """How likely each class is of each user, (users, c), given features (users, d) of everybody.
+def expected_labels(x: Tensor, known: np.ndarray, make_folds: Callable) -> np.ndarray:
+    """How likely each class is of each user, (users, c), given standardised features x (users, d) of all.
 
     `known` (users,) has the class indices, negative where they are held out. Logistic regression, fitted five
     times on four fifths of the known users: a known user's row comes from the one that did not see that
     user's label, another's is the mean of the five. The penalty is the one that explains best the labels
     that were not seen.
     """
-    x, y = standardised(features), torch.from_numpy(known)
+    y = torch.from_numpy(known)
     rows, n_classes = np.flatnonzero(known >= 0), int(known.max()) + 1
     fold_of = make_folds(known[rows], np.random.default_rng(11))
     found, least = None, np.inf
     for penalty in PENALTIES:
         of_models, unseen = [], torch.zeros(len(rows), n_classes)
-        for fold in range(FOLDS):
+        for fold in np.unique(fold_of):
             fitted, left_out = rows[fold_of != fold], fold_of == fold
             of_models.append(fit_logistic(x[fitted], y[fitted], n_classes, penalty)(x))
             unseen[left_out] = of_models[-1][rows[left_out]]
@@ -46,9 +44,7 @@ def expected_labels(features: np.ndarray, known: np.ndarray) -> np.ndarray:
     return found.numpy()
 
 
-def fit_logistic(
-    x: Tensor, y: Tensor, n_classes: int, penalty: float
-) -> Callable[[Tensor], Tensor]:
+def fit_logistic(x: Tensor, y: Tensor, n_classes: int, penalty: float) -> Callable:
     """Logistic regression of y (users,) on x (users, d): gives the classes' probabilities (.., c).
 
     Descends the mean cross-entropy + penalty / 2 * |weights|^2. The bias is not penalised, as

@@ -1,0 +1,134 @@
+"""Folders of backbones: which one a name means, loading it loudly, keeping a trained one whole."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import torch
+from torch import nn
+
+from support import processes
+from support.datasets import fingerprint
+from support.files import enough_memory, refuse, sha256_of, write_atomically
+from support.flags import SCRATCH
+from support.runs import Run, write_json
+from support.tokens import Tokenizer, tokenizer_in
+from support.weights import PUBLISHED, fetch_backbone, read_tensors, weight_files
+
+
+def backbone_folder(name: str) -> Path | None:
+    """The folder of the weights that --backbone names, downloaded if need be; None for from scratch.
+
+    Raises InputError where there is no such thing.
+    """
+    if name in SCRATCH:
+        return None
+    if name in PUBLISHED and not Path(name).is_dir():
+        return fetch_backbone(name, Path("weights") / name.replace("/", "-"))
+    if not Path(name).is_dir():
+        known = ", ".join([*SCRATCH, *PUBLISHED])
+        refuse(f"--backbone {name}", f"neither a folder nor one of {known}")
+    return Path(name)
+
+
+def fill_backbone(
+    model: nn.Module, config: dict, folder: Path, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Give a model on the meta device the weights in a folder, whose `config.json` is `config`.
+
+    Every tensor of the files is used once, every parameter is filled, every shape is compared. Raises
+    InputError naming the file and the key where that is not so. A tensor that has the wanted type already
+    is not copied: it stays a view of the file.
+    """
+    device, found, state = torch.device(device), read_tensors(folder, config), {}
+    is_view = lambda tensor: tensor.dtype == dtype and device.type == "cpu"
+    n_copied = sum(tensor.numel() for *_, tensor in found.values() if not is_view(tensor))
+    what = f"loading {n_copied / 1e6:.1f} M weights from {folder} as {dtype}"
+    or_else = ", or --dtype bf16" if dtype == torch.float32 else ""
+    enough_memory(what, n_copied * dtype.itemsize, device, f"choose a smaller --backbone{or_else}")
+    shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
+    for ours, (path, theirs, tensor) in found.items():
+        if tuple(tensor.shape) != shapes[ours]:
+            makes = f"{folder / 'config.json'} makes it {shapes[ours]}; copy both again"
+            refuse(path, f"{theirs} has shape {tuple(tensor.shape)}, {makes}")
+        state[ours] = tensor.to(device=device, dtype=dtype)
+    model.load_state_dict(state, assign=True)
+
+
+def own_memory(model: nn.Module, device: torch.device) -> None:
+    """Copy weights that are views of their files, so that they can be trained.
+
+    Raises InputError where memory does not suffice for training them.
+    """
+    n_weights = sum(param.numel() for param in model.parameters())
+    remedy = "--p5-steps 0 takes them as they are, or choose a smaller --backbone"
+    # of each in float32 itself, its gradient, AdamW's two means and the best so far
+    enough_memory(f"training {n_weights / 1e6:.1f} M weights", 20 * n_weights, device, remedy)
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Twelve hex digits that change with any byte of a folder's config or weights."""
+    files = [path for path, _ in weight_files(folder)[0]]
+    return sha256_of(folder / "config.json", *files)[:12]
+
+
+class Place(NamedTuple):
+    """Where a P5 backbone is, or will be once it is trained."""
+
+    folder: Path
+    is_there: bool
+    settings: dict  # that decide it
+    origin: str  # "from scratch" or "from FOLDER"
+
+    def fill(self, run: Run, tokenizer: Tokenizer, save: Callable[[Path], None]) -> None:
+        """Have the trained weights saved in a folder that then becomes this one, whole or not at all.
+
+        Where several processes have trained, the first one saves and the others wait for it.
+        """
+        if processes.number() == 0:
+            # this run's own, so that it finds what is left of it when it is resumed after a kill
+            mine = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:8]
+            temporary = self.folder.with_name(f".{self.folder.name}.{mine}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            try:
+                save(temporary)
+                name = "spiece.model" if tokenizer.n_sentinels else "tokenizer.model"
+                write_atomically(temporary / name, tokenizer.proto)
+                write_json(temporary / "settings.json", self.settings)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                temporary.rename(self.folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        processes.wait()
+
+
+def place_of_p5(command, p5, run: Run) -> Place:
+    """The P5 backbone that a command (see `read_command`) with the config `p5` is about.
+
+    Published weights that are not trained further are used where they are. Every other one is in
+    runs/p5-NAME-KEY, KEY a hash of the settings, of the data and of the weights that it starts from.
+    """
+    start, name = command.folder, command.args.backbone
+    if start is not None and p5.steps == 0:
+        run.say(f"P5 backbone: {start} as it is")
+        return Place(start, True, {}, "")
+    settings = {
+        "data": fingerprint(command.dataset),
+        "backbone": name if start is None else weights_fingerprint(start),
+        "p5": dataclasses.asdict(p5),
+        "seed": command.args.seed,
+    }
+    if start is not None:
+        settings["tokenizer"] = tokenizer_in(start).fingerprint
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    target = Path("runs") / f"p5-{command.dataset.name}-{key}"
+    is_there = target.exists() and (bool(run.so_far()) or not command.args.retrain)
+    if is_there:
+        how = "trained before with these settings (--retrain trains anew)"
+        run.say(f"P5 backbone: reusing {target}, {how}")
+    return Place(target, is_there, settings, "from scratch" if start is None else f"from {start}")

@@ -1,0 +1,72 @@
+"""Before a run begins: whether its people and the memory suffice for what it will do."""
+
+import numpy as np
+import torch
+
+from support.datasets import Dataset
+from support.files import InputError, enough_memory, enough_to_train, refuse
+
+LEAST = 5  # users of a class that an attack needs, one for each of its folds
+
+
+def enough_to_attack(dataset: Dataset, labels: dict[str, np.ndarray], chooses=False) -> None:
+    """Raises InputError where too few have a held-out item for the attacks; labels below 0 are unknown.
+
+    A game may choose its weights by an attack on validation items as well, `chooses`. Nobody with such
+    an item is no mistake: then the last weights are taken.
+    """
+    lengths = np.array([len(history) for history in dataset.histories])
+    for attr, known in labels.items():
+        # the game chooses by the labels that the adversary knows; at the end everybody is attacked
+        for part, least, of in ("test", 2, dataset.labels(attr)), ("validation", 3, known):
+            some = dataset.is_person & (lengths >= least) & (of >= 0)
+            needed = part == "test" or (chooses and some.any())
+            if needed and (np.bincount(of[some]) >= LEAST).sum() < 2:
+                raise InputError(
+                    f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item, for "
+                    f"which {least} interactions are needed, fewer than two classes have the {LEAST} that an "
+                    "attack in five folds needs; take more users or longer histories"
+                )
+
+
+def enough_people(dataset: Dataset, known: dict[str, np.ndarray]) -> None:
+    """Raises InputError where too few people have the labels that a run of `train.py` needs.
+
+    Those that are not held out have to do for `expected_labels`.
+    """
+    enough_to_attack(dataset, known)
+    for attr, labels in known.items():
+        counts = np.bincount(labels[labels >= 0])
+        if (counts >= LEAST).sum() < 2:
+            raise InputError(
+                f"--label-holdout: of --attr {attr} {counts.sum()} labels are left, {LEAST} at least of each "
+                "of two classes are needed; hold fewer out, or take more users"
+            )
+
+
+def enough_answers(dataset: Dataset, users: np.ndarray) -> None:
+    """Raises InputError where no sequential prompt has an answer; `users` are those whose prompt has one."""
+    if len(users) == 0:
+        why = "no user has four interactions, two of them for training, so no sequential prompt has an "
+        refuse(dataset.name, f"{why}answer to learn from; take other data")
+
+
+def enough_for_tables(dataset: Dataset) -> None:
+    """Raises InputError where tables of users and items cannot fit: what is measured is in some, dense."""
+    n_users, n_items = len(dataset.users), len(dataset.titles)
+    what, cpu = f"measuring {n_users} users and {n_items} items", torch.device("cpu")
+    # two copies of the baselines' scores beside them, float64: 24 bytes; train.py takes 18
+    enough_memory(what, 24 * n_users * n_items, cpu, "choose a smaller data set")
+
+
+def enough_for_run(dataset: Dataset, players: dict[str, tuple], device: torch.device) -> None:
+    """Raises InputError where what is measured, or what is trained, cannot fit into memory.
+
+    `players` says of each module that is trained how it is made, and the flag that makes it smaller.
+    """
+    enough_for_tables(dataset)
+    for what, (make, flag) in players.items():
+        with torch.device("meta"):  # shapes without memory
+            player = make()
+        # of each weight in float32 itself, its gradient, AdamW's two means
+        enough_to_train(what, player, 16, device, f"choose a smaller {flag}")

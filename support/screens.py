@@ -1,0 +1,184 @@
+"""What results.json says, as tables for a screen; figures in percent."""
+
+from typing import Iterable
+
+import numpy as np
+
+from support.datasets import Dataset
+
+# What the rows are called in files and here.
+WITHOUT_AND_WITH = ("before", "P5"), ("after", "P5 + CFP")
+
+
+def percent(value: float, *interval: float, digits: int = 1) -> str:
+    """A fraction in percent, 55.9; with its interval, if there is one: 55.9 [54.0, 57.3]."""
+    ends = ", ".join(f"{100 * end:.{digits}f}" for end in interval)
+    return f"{100 * value:.1f}" + (f" [{ends}]" if ends else "")
+
+
+def around_half(distance: float) -> str:
+    """A floor, which is a distance of AUC from one half: 50 +- 2.1."""
+    return f"50 +- {100 * distance:.1f}"
+
+
+def triple(row: dict, key: str) -> list[float]:
+    """[value, low, high] of a figure whose interval stands beside it, such as Hit@k."""
+    return [row[key], *row[f"{key} interval"]]
+
+
+def columns(cells: Iterable[str], widths: Iterable[int]) -> str:
+    """A line of a table, indented by two; each cell is filled up with blanks to the width of its column."""
+    return "  " + "".join(cell.ljust(width) for cell, width in zip(cells, widths))
+
+
+def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -> str:
+    """What the data are: sizes, classes, what was left out, what is held out."""
+    lengths = np.array([len(history) for history in dataset.histories])
+    sizes = f"{len(dataset.users)} users, {len(dataset.titles)} items, {lengths.sum()} interactions"
+    lines = [f"{dataset.name}: {sizes}", *(f"  {note}" for note in dataset.notes)]
+    for name, values in dataset.attributes.items():
+        counts = np.bincount(values, minlength=len(dataset.classes[name]))
+        classes = ", ".join(f"{c} {n}" for c, n in zip(dataset.classes[name], counts))
+        lines.append(f"  {name}{' (to be hidden)' if name in attrs else ''}: {classes}")
+    for n, consequence in (1, "trained on, not tested"), (2, "tested, without a validation item"):
+        if (lengths == n).any():
+            lines.append(f"  users with {n} interaction(s): {(lengths == n).sum()}, {consequence}")
+    short = (len(dataset.titles) - lengths < 100).sum()
+    if short:
+        few = f"{short} users have fewer than 100 items that they never interacted with"
+        lines.append(f"  {few}; all of those are their negatives")
+    listed = f"direct prompts list {prompt_candidates or 'no'} candidates"
+    return "\n".join([*lines, f"  {listed} (the paper's 100: --prompt-candidates 100)"])
+
+
+def table(results: dict) -> str:
+    """The table that a run with one attribute ends with, from what stands in results.json."""
+    (attr,), lines, widths = results["attrs"], [], (12, 20, 20, 20, 0)
+    heads = "", "Hit@1", "Hit@3", "Hit@10", f"{attr} AUC of the strongest attacker"
+    for task in results["tasks"]:
+        listed = "all" if results["prompt candidates"] else "none"
+        listed = f", {listed} of them listed in the prompt" if task == "direct" else ""
+        lines += [f"{about(results, task)}{listed} (%)", columns(heads, widths)]
+        for key, name in ("popularity", "popularity"), *WITHOUT_AND_WITH:
+            row = results[key][task]
+            cells = [percent(*triple(row, f"hit@{k}")) for k in (1, 3, 10)]
+            if "auc" in row:
+                auc = percent(row["auc"][attr], *row["auc interval"][attr])
+                cells.append(f"{auc} {row['attackers'][attr]['strongest']}")
+            lines.append(columns([name, *cells], widths).rstrip())
+        before, after = results["before"][task], results["after"][task]
+        if "auc by group" in after:
+            auc = lambda row, group: percent(*row["auc by group"][attr][group])
+            change = lambda group: f"{auc(before, group)} -> {auc(after, group)}"
+            lines.append(
+                "  Users whose labels the adversary never saw, attacked apart: AUC "
+                f"{change('held out')}; the others: {change('known')}."
+            )
+        lines.append(
+            f"  Hit@10 kept: {percent(share_kept(after, before))}.  AUC, to compare: "
+            f"floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
+            f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])};"
+        )
+        if task in results["co-trained auc"]:
+            knew = "learnt from" if "auc by group" in after else "knew the labels of"
+            lines += [
+                "  The co-trained discriminator's own AUC, "
+                f"{percent(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide",
+                f"  from just this one (optimistic), and it {knew} these users (pessimistic).",
+            ]
+        lines.append("")
+    lines += [
+        "AUC 50 is chance; below 50 is a leak as well. Attackers are fresh: logistic regression and two",
+        "MLPs, trained afterwards on some users' token states and tested on others' (five folds); the one",
+        "that is best on validation users is shown. Brackets are 95% bootstrap intervals over users; the",
+        "floor is how far from 50 this gets on shuffled labels (95% quantile of shuffles: "
+        f"{results['shuffles']}).",
+    ]
+    return "\n".join(lines)
+
+
+def combinations_table(results: dict) -> str:
+    """The table that a run with several attributes ends with."""
+    attrs, lines = list(results["ceiling"]), []
+    width = max(map(len, ["nothing", *(", ".join(way["attrs"]) for way in results["ways"])])) + 2
+    widths = width, 15, 7, 7, 15, 6, *[16 for _ in attrs], 6, 0
+    heads = "hidden", "by", "Hit@1", "Hit@3", "Hit@10", "kept", *(f"{attr} AUC" for attr in attrs)
+    heads = *heads, "mean", "seconds"
+    for task in results["tasks"]:
+        before = results["before"][task]
+        popular = ["(popularity)", *hit_cells(results["popularity"][task])]
+        nothing = ["nothing", "P5", *hit_cells(before), "", *auc_cells(before, attrs)]
+        lines += [f"{about(results, task)} (%)", columns(heads, widths)]
+        lines += [columns(popular, [width + 15, *widths[2:]]), columns(nothing, widths)]
+        for way in results["ways"]:
+            row, hidden = way[task], way["attrs"]
+            # the mean distance from one half: 45 does not make up for 55
+            leak = 0.5 + float(np.mean([abs(unseen_auc(row, k)[0] - 0.5) for k in hidden]))
+            kept = f"{100 * share_kept(row, before):.0f}"
+            cells = ", ".join(hidden), way["how"], *hit_cells(row), kept
+            cells = *cells, *auc_cells(row, attrs, hidden), percent(leak), f"{way['seconds']:.0f}"
+            lines.append(columns(cells, widths))
+        floors = [around_half(results["floor"][task][attr]) for attr in attrs]
+        ceilings = [percent(*results["ceiling"][attr]["auc"], digits=0) for attr in attrs]
+        for name, cells in ("shuffled labels", floors), ("raw history", ceilings):
+            lines.append(columns([name, *cells], [sum(widths[:6]), *widths[6:]]))
+        lines.append("")
+    lines += [
+        "AUC of the strongest fresh attacker on the user tokens, as at the end of a run with one attribute;",
+        "50 is chance, * is to be hidden. Mean: 50 and the mean distance from 50 of what is to be hidden.",
+        "A prompt that is chosen alone passes the mixer unchanged. Seconds of training: of a single prompt,",
+        "of one mixer for all combinations, of a prompt of its own for each. Brackets are 95% intervals over",
+        f"users; 50 +- is how far from 50 the attack gets on shuffled labels (95% of {results['shuffles']}).",
+    ]
+    for attr, n in results["held out"].items():
+        lines.append(f"The {attr} AUC is about {n} people whose {attr} the adversary never saw.")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def about(results: dict, task: str) -> str:
+    """The first words above a table of a task: how many users it is about, and what is ranked."""
+    among = f"the test item among {how_many_candidates(results, task)} candidates"
+    return f"{task} recommendation, {results['users']} users, {among}"
+
+
+def how_many_candidates(results: dict, task: str) -> str:
+    """101, or 17 to 20 where users have fewer negatives than others."""
+    fewest, most = results["candidates"][task]
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
+
+
+def share_kept(row: dict, before: dict) -> float:
+    """Hit@10 of a row as a share of what it was without a prompt."""
+    return row["hit@10"] / max(before["hit@10"], 1e-9)
+
+
+def hit_cells(row: dict) -> list[str]:
+    """Hit@1, Hit@3 and Hit@10, the last with its interval, for `combinations_table`."""
+    return [percent(row["hit@1"]), percent(row["hit@3"]), percent(*triple(row, "hit@10"), digits=0)]
+
+
+def auc_cells(row: dict, attrs: list[str], hidden: Iterable[str] = ()) -> list[str]:
+    """AUC of each attribute, with a star where it is hidden, for `combinations_table`."""
+    star = {attr: "*" for attr in hidden}
+    return [percent(*unseen_auc(row, k), digits=0) + star.get(k, "") for k in attrs]
+
+
+def unseen_auc(row: dict, attr: str) -> list[float]:
+    """[AUC, low, high] among people whose label the adversary never saw; among all if there are none."""
+    if attr in row.get("auc by group", {}):
+        return row["auc by group"][attr]["held out"]
+    return [row["auc"][attr], *row["auc interval"][attr]]
+
+
+def probe_table(kind: str, attr: str, hidden: str, found: dict) -> str:
+    """What a probe has found, through the prefix that hides something or off the bare backbone."""
+    through = f"through the prefix that hides {hidden}" if hidden else "the bare backbone"
+    widths = 34, 20, 13, 0
+    lines = [
+        f"{kind} probe of {attr}, {through} (AUC in %, 50 is chance)",
+        columns(["", "one-vs-rest", "one-vs-one", "users tested"], widths),
+    ]
+    for name, row in found.items():
+        cells = name, percent(*row["auc"]), percent(row["one-vs-one"]), str(row["users"])
+        lines.append(columns(cells, widths))
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Many attackers side by side: the problems that they solve, their ranks and AUC in torch.
+
+`probe.py` has the attackers and the AUC itself, and says what it means.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Problems(NamedTuple):
+    """What the attackers are to learn: one problem per labelling and fold, all solved side by side.
+
+    A labelling is the true one or a shuffled one. Of a problem's users a fifth is tested, another fifth
+    decides between attackers and the others are trained on. `train` holds (g, f, users) row numbers;
+    in `valid` and `test` a row is repeated where a fold has one user fewer than the others.
+    """
+
+    labels: Tensor  # (g, n)
+    train: Tensor  # (g, f, n_train)
+    valid: Tensor  # (g, f, n_valid)
+    test: Tensor  # (g, f, n_test)
+
+    def to(self, device: str | torch.device) -> "Problems":
+        return Problems(*(part.to(device) for part in self))
+
+    def labels_of(self, rows: Tensor) -> Tensor:
+        """The labels (g, f, users) of some rows (g, f, users)."""
+        return self.labels[:, None].expand(-1, rows.shape[1], -1).gather(2, rows)
+
+
+def make_problems(labels: np.ndarray, fold_of: np.ndarray) -> Problems:
+    """A problem for each labelling (g, n) and each of its folds (g, n), which are numbered from 0."""
+    parts, n_folds = [], int(fold_of.max()) + 1
+    for folds in fold_of:
+        for fold in range(n_folds):
+            is_test, is_valid = folds == fold, folds == (fold + 1) % n_folds
+            parts += map(np.flatnonzero, (~is_test & ~is_valid, is_valid, is_test))
+    n_train = min(map(len, parts[0::3]))  # the user or two more that some folds have are left out
+    n_fold = max(map(len, parts[1::3]))
+    shape = len(labels), n_folds, -1
+    rows = [np.stack([part[:n_train] for part in parts[0::3]])]
+    rows += [np.stack([np.resize(part, n_fold) for part in parts[k::3]]) for k in (1, 2)]
+    return Problems(torch.from_numpy(labels), *(torch.from_numpy(r).view(shape) for r in rows))
+
+
+class Scores(NamedTuple):
+    """What an attacker makes of its validation and test users: log-probabilities (g, f, users, c)."""
+
+    valid: Tensor
+    test: Tensor
+
+
+def macro_aucs(scores: Tensor, labels: Tensor) -> Tensor:
+    """`macro_auc` of many attackers at once: scores (.., users, c), labels (.., users) -> (..)."""
+    if scores.shape[-1] == 2:
+        scores, positive = scores[..., 1:] - scores[..., :1], (labels == 1).unsqueeze(-2)
+    else:
+        classes = torch.arange(scores.shape[-1], device=labels.device)
+        positive = labels.unsqueeze(-2) == classes[:, None]
+    below, up_to = places(scores.transpose(-1, -2))  # (.., c, users)
+    n_positive = positive.sum(-1)
+    pairs = n_positive * (scores.shape[-2] - n_positive)
+    # a sum of mean ranks (Mann and Whitney 1947), less what the positives win among themselves
+    won = ((below + up_to) / 2.0 * positive).sum(-1) - n_positive.square() / 2.0
+    return (won / pairs.clamp(min=1)).masked_fill(pairs == 0, torch.nan).nanmean(-1)
+
+
+def places(values: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the values (.., users) are smaller than each, and how many are not larger."""
+    values = values.contiguous()
+    ordered = values.sort(-1).values
+    return torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+
+
+def as_ranks(scores_gfuc: Tensor) -> Tensor:
+    """Scores (g, f, users, c) as ranks in (0, 1) within each fold, column by column; equal ones share one.
+
+    Five models have no common scale, so this comes before their scores are pooled or averaged.
+    """
+    below, up_to = places(scores_gfuc.transpose(-1, -2))
+    return ((below + up_to) / 2.0 / scores_gfuc.shape[-2]).transpose(-1, -2)
