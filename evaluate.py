@@ -7,6 +7,7 @@ The attackers are in `probe.py`, the tables' layout in `support/screens.py`. The
 audit and to one person's view, which stand in `audit/`.
 """
 
+import support  # noqa: F401, I001 (before torch; see there)
 from collections.abc import Callable
 from typing import NamedTuple
 

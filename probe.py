@@ -8,6 +8,7 @@ CPU, so attackers on a GPU are the same ones up to rounding. The command reads a
 frozen backbone, bare or, with --hide, through the run's prefix.
 """
 
+import support  # noqa: F401, I001 (before torch; see there)
 import copy
 import dataclasses
 from functools import partial
@@ -34,7 +35,7 @@ from mixer import Opened, Study, concatenate, open_run
 from model import NO_TOKEN, Backbone, Encoded, Prefix, target_loss
 from support.candidates import score_candidates
 from support.configs import CFPConfig, LlamaConfig, T5Config
-from support.files import run_command
+from support.files import run_command, show, try_folder
 from support.flags import probe_args, to_hide
 from support.processes import all_rows
 from support.runs import write_json
@@ -652,10 +653,11 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
 def main(argv: list[str] | None = None) -> dict:
     args = probe_args(argv, PROBES)
     opened = open_run(args.run, torch.device("cpu"))
+    try_folder(args.run)
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     hide = to_hide(args.hide, opened)
     found = PROBES[args.kind](opened, args.attr, opened.hiding(hide), args.seed)
-    print(probe_table(args.kind, args.attr, args.hide if hide else "", found))
+    show(probe_table(args.kind, args.attr, args.hide if hide else "", found))
     hidden = f"-hiding-{'+'.join(hide)}" if hide else ""
     write_json(args.run / f"probe-{args.kind}-{args.attr}{hidden}.json", found)
     return found

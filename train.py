@@ -7,6 +7,7 @@ The first does everything in the toy world and ends with one table; the second t
 attribute and the mixer of section 4.1, for any choice of them. `python train.py --help` is the manual.
 """
 
+import support  # noqa: F401, I001 (before torch; see there)
 import dataclasses
 from pathlib import Path
 from typing import Callable, Iterator

@@ -9,7 +9,7 @@ from audit import person, report
 from data import TASKS
 from mixer import open_run
 from probe import SHUFFLES
-from support.files import InputError, run_command
+from support.files import InputError, run_command, show, try_folder
 from support.flags import Parser, at_least, to_hide
 from support.runs import write_json
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
     if args.user is not None:
         task = args.task or opened.config["tasks"][0]
         found = person.compare(opened, args.user, hide, task, args.top or 10, args.seed)
-        print(person.comparison(found))
+        show(person.comparison(found))
         return found
     if args.attr is None and len(opened.prefixes) > 1:
         raise InputError(
@@ -57,13 +57,14 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
     opened.corpus.dataset.labels(attr)  # says so where there is no such attribute
     if not hide:
         raise InputError("--hide none: an audit compares a prompt with none; name what to hide")
+    try_folder(args.run)
     shuffles = args.shuffles or SHUFFLES
     result, picture = report.audit(opened, attr, hide, args.seed, shuffles)
     name = "audit" + ("" if hide == (attr,) else f"-{attr}-hiding-{'+'.join(hide)}")
     write_json(args.run / f"{name}.json", result)
     if args.plot:
         report.plot(result, picture, args.run / f"{name}.png")
-    print("\n" + report.audit_table(result))
+    show("\n" + report.audit_table(result))
     return result
 
 

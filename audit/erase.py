@@ -17,7 +17,7 @@ from evaluate import held_out_ranks, hits
 from mixer import Opened, open_run
 from model import T5, Encoded
 from probe import attack, make_folds, user_states
-from support.files import InputError, run_command
+from support.files import InputError, run_command, show, try_folder
 from support.flags import Parser, at_least
 from support.runs import write_json
 from support.screens import percent, triple
@@ -98,6 +98,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--seed", type=at_least(0), default=0, help="of halves and attackers (0)")
     args = parser.parse_args(argv)
     opened = open_run(args.run, torch.device("cpu"))
+    try_folder(args.run)
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     if not isinstance(opened.model, T5):
         raise InputError(
@@ -105,10 +106,10 @@ def main(argv: list[str] | None = None) -> dict:
             "the user's tokens cannot be erased from outside"
         )
     found = erased(opened, args.attr, args.seed)
-    print(f"{args.attr} erased from the user tokens with LEACE (%, 95% intervals)")
+    show(f"{args.attr} erased from the user tokens with LEACE (%, 95% intervals)")
     for task, row in found.items():
         cells = [f"{name} {percent(*values)}" for name, values in row.items()]
-        print(f"  {task:<12}{'  '.join(cells)}")
+        show(f"  {task:<12}{'  '.join(cells)}")
     write_json(args.run / f"leace-{args.attr}.json", found)
     return found
 

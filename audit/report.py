@@ -16,6 +16,7 @@ from evaluate import held_out_ranks, hits, popularity
 from mixer import Opened
 from model import Backbone, Prefix
 from probe import ATTACKERS, BOOTSTRAP, SHUFFLES, attack, floor, raw_history
+from support.files import show
 from support.screens import WITHOUT_AND_WITH, around_half, columns, percent, triple
 
 
@@ -134,7 +135,7 @@ def attack_task(
     attacked = lambda features, rows: attack(features[rows], labels[rows], None, seed)
     found = {}
     for name in SURFACES:
-        print(f"attacking {task}, {name}")
+        show(f"attacking {task}, {name}")
         before, after = read["before"][name], read["after"][name]
         row = {"before": attacked(before, rows), "after": attacked(after, rows)}
         row["floor"] = floor(after[rows], labels[rows], None, seed, shuffles)
@@ -170,7 +171,7 @@ def audit(
     n_items = len(corpus.numbers)
     counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
     popular = top10(unmet(Asked(corpus, tasks[0], "test", users), counts))
-    print(f"attacking {attacked.sum()} users' raw history")
+    show(f"attacking {attacked.sum()} users' raw history")
     result = {
         "attr": attr,
         "seed": seed,
@@ -190,14 +191,14 @@ def audit(
     prefixes = {"before": None, "after": opened.hiding(hide)}
     for task in tasks:
         asked = Asked(corpus, task, "test", users)
-        print(f"scoring {n_items} items for {len(users)} users, {task}, before and after")
+        show(f"scoring {n_items} items for {len(users)} users, {task}, before and after")
         read = {when: surfaces(model, asked, prefix) for when, prefix in prefixes.items()}
         result["surfaces"] |= attack_task(read, task, labels, attacked, seed, shuffles)
         picture["states"][task] = [part["user tokens"][attacked] for part in read.values()]
         scores = {when: part["scores"] for when, part in read.items()}
         result["utility"][task] = utility(model, asked, prefixes, scores, attr, seed)
     if copies is not None and copies.attr == attr:
-        print(f"comparing {len(copies.twins)} people with their twins")
+        show(f"comparing {len(copies.twins)} people with their twins")
         found = {"pairs": len(copies.twins), "world effect": opened.config["toy"]["effect"]}
         found["histories"] = history_effect(corpus, seed)
         for task in tasks:

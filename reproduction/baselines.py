@@ -46,10 +46,17 @@ from reproduction.recommenders import (
 from support.checks import enough_for_tables, enough_to_attack
 from support.command import end_run
 from support.configs import CFPConfig, P5Config
-from support.datasets import ToyConfig, fingerprint, load_dataset
-from support.fields import add_flags, at_least, flags_given, rate
+from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
+from support.fields import add_flags, at_least, flags_given, rate, weight
 from support.files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
-from support.flags import Parser, add_run_flags, command_to_resume, pick_device, read_attrs
+from support.flags import (
+    Parser,
+    add_run_flags,
+    check_toy_flags,
+    command_to_resume,
+    pick_device,
+    read_attrs,
+)
 from support.runs import Run, save_array
 from support.screens import columns, describe, how_many_candidates, percent, triple
 from support.training import Checkpoint, check_discriminators, set_rates
@@ -91,7 +98,7 @@ PRESETS = {
 }
 # The flags of the game: the type of each and what it says. Those of the training are TrainingConfig's.
 GAME_FLAGS = {
-    "lam": (rate, "weight of the discriminators' mean loss against the mean own loss"),
+    "lam": (weight, "weight of the discriminators' mean loss against the mean own loss"),
     "fair_epochs": (at_least(1), "passes over the users, for each choice of attributes"),
     "fair_batch_size": (at_least(2), "users per batch"),
     "fair_lr": (rate, "learning rate of filters or prompt"),
@@ -131,8 +138,7 @@ def configs(
         raise InputError(
             f"--model all --attr {args.attr}: its rows are about one attribute; name one"
         )
-    if args.data != "toy" and args.toy_users != ToyConfig().users:
-        raise InputError(f"--data {args.data}: --toy-users is for toy; leave it out")
+    check_toy_flags(args)
     training, trained = flags_given(args, TrainingConfig), (*RECOMMENDERS, *FAIR)
     game = {name: value for name, value in vars(args).items() if name in GAME_FLAGS}
     used_by = {} if args.base is None else {"base": trained}  # flag -> the models that go by it
@@ -477,14 +483,14 @@ def main(argv: list[str] | None = None) -> dict:
     config = {
         "command": ["baselines.py", *map(str, flags)],
         "data": args.data,
-        "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
+        "data dir": files_of(args.data, args.data_dir),
         "data fingerprint": fingerprint(dataset),
         "attrs": attrs,
         "seed": args.seed,
         "device": str(device),
         "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
         "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
-        "base": None if args.base is None else str(args.base),
+        "base": args.base,
         "torch": torch.__version__,
     }
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
@@ -510,7 +516,7 @@ def check_base(folder: Path, config: dict) -> None:
     These are the weights of recommenders, trained on the same data with the same seed and settings.
     """
     try:
-        other = json.loads((folder / "config.json").read_text())
+        other = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(
             f"--base {folder}: no folder of a run; its config.json is missing or no JSON"

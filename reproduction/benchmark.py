@@ -29,7 +29,7 @@ from model import T5, init_from_scratch, save_backbone, target_loss
 from support.candidates import score_candidates
 from support.configs import CFPConfig, T5Config
 from support.fields import at_least
-from support.files import InputError, run_command
+from support.files import InputError, run_command, show
 from support.flags import Parser, pick_device
 from support.runs import ROOT, hardware
 
@@ -53,11 +53,11 @@ def compare(title: str, ways: dict[str, Callable[[], object]], repeats: int) -> 
             way()
             synchronize()
             seconds[name].append(time.perf_counter() - began)
-    print(title)
+    show(title)
     for name, spent in seconds.items():
         ratio = min(spent) / min(seconds["ours"])
         cells = f"{1e3 * min(spent):>11.1f}{1e3 * np.median(spent):>11.1f}{ratio:>8.2f}"
-        print(f"  {name:<46}{cells}", flush=True)
+        show(f"  {name:<46}{cells}")
     return returned
 
 
@@ -155,7 +155,7 @@ def row_scores(model: T5, batch: Batch, repeats: int) -> None:
     ours, *others = compare("scores of 101 candidates, 2 users", ways, max(repeats // 3, 2))
     for scores in others:
         apart = (ours - scores).abs().max().item()
-        print(f"    largest difference of a log-probability: {apart:.1e} nats")
+        show(f"    largest difference of a log-probability: {apart:.1e} nats")
 
 
 def row_default(model: T5, batch: Batch, repeats: int) -> None:
@@ -165,7 +165,7 @@ def row_default(model: T5, batch: Batch, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
-    print(f"the default command, from start to table: {seconds:.0f} s")
+    show(f"the default command, from start to table: {seconds:.0f} s")
 
 
 ROWS = {"step": row_step, "p5": row_p5, "scores": row_scores, "default": row_default}
@@ -188,11 +188,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    print(
+    show(
         f"{args.shape}'s shape, {hardware(device)}, torch {torch.__version__}; "
         "ratios of the least times, to the first of each group"
     )
-    print(f"{'':<48}{'ms, min':>11}{'median':>11}{'ratio':>8}")
+    show(f"{'':<48}{'ms, min':>11}{'median':>11}{'ratio':>8}")
     model = T5(T5Config(**SHAPES[args.shape]))
     init_from_scratch(model, torch.Generator().manual_seed(0))
     model = model.to(device).requires_grad_(False).eval()

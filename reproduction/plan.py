@@ -252,7 +252,7 @@ def scan(place: Path = Path("runs")) -> list[Found]:
     found = []
     for path in sorted(place.glob("*/config.json")):
         with contextlib.suppress(OSError, ValueError):
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
             found.append(Found(path.parent, config, (path.parent / "results.json").exists()))
     return found
 

@@ -17,7 +17,7 @@ def read() -> tuple[dict[int, str], dict[int, list[str]], dict[int, str]]:
     "-" stands for no number.
     """
     titles, tables, doubts = {}, {}, {}
-    text = (Path(__file__).parent / "published.txt").read_text()
+    text = (Path(__file__).parent / "published.txt").read_text(encoding="utf-8")
     for block in text.strip().split("\n\n"):
         first, _, rest = block.partition(": ")
         if first.startswith("Table "):

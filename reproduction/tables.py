@@ -29,8 +29,16 @@ from reproduction.plan import NEEDS, Found, Job, Planned, World
 from reproduction.report import LLAMA, Evidence
 from support.datasets import load_dataset
 from support.fields import at_least
-from support.files import InputError, Interrupted, lock, run_command, write_atomically
-from support.flags import SCRATCH, Parser, pick_device
+from support.files import (
+    InputError,
+    Interrupted,
+    lock,
+    run_command,
+    show,
+    try_folder,
+    write_atomically,
+)
+from support.flags import SCRATCH, Parser, check_toy_flags, pick_device
 from support.runs import ROOT, STARTED, minutes, new_folder
 from support.weights import PUBLISHED
 
@@ -116,17 +124,17 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
                     on = plan.find(jobs[job.on], every, jobs) if job.on else None
                     command, begun = command_of(job, found, on), begun + 1
                     does = "goes on" if command[1] == "--resume" else "begins"
-                    print(f"run {begun} of {n} {does}: {job.name}", flush=True)
+                    show(f"run {begun} of {n} {does}: {job.name}")
                     running[job.name] = start(command, claimed, at_once)
             for name in [name for name, (run, *_) in running.items() if run.poll() is not None]:
                 process, errors, began = running.pop(name)
                 if process.returncode == 0:
-                    print(f"  done: {name} in {minutes(time.monotonic() - began)}", flush=True)
+                    show(f"  done: {name} in {minutes(time.monotonic() - began)}")
                     continue
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
                 failed[name] = said[-1] if said else f"ended with {process.returncode}"
-                print(f"  failed: {name}: {failed[name]}", flush=True)
+                show(f"  failed: {name}: {failed[name]}")
             for name, p in list(waiting.items()):  # a job comes after the one that it needs
                 if p.after in failed:
                     failed[name] = f"needs {p.after}"
@@ -197,12 +205,13 @@ def keep_records() -> int:
             folder = RECORDS / (job.on if job.leaves else job.name)
             folder.mkdir(parents=True, exist_ok=True)
             for name in [job.leaves] if job.leaves else ["results.json", "config.json"]:
-                content = json.loads((found.folder / name).read_text())
+                content = json.loads((found.folder / name).read_text(encoding="utf-8"))
                 if name == "config.json":
                     content |= {
                         "command": plain(content["command"]),
                         "data dir": None,
                         "base": None,
+                        "working folder": None,
                     }
                 write_atomically(folder / name, (json.dumps(content) + "\n").encode())
                 written += 1
@@ -289,6 +298,7 @@ def asked(what: list[str], data: str) -> list[str]:
 def world_of(args: argparse.Namespace) -> World:
     """What the flags say to run on. Raises InputError where they do not fit each other or what is asked."""
     w, name = World(args.data, args.data_dir, device=args.device), args.backbone
+    check_toy_flags(args)
     if args.data_dir is None and args.data in ("ml-100k", "insurance"):
         raise InputError(f"--data {args.data} needs --data-dir, the folder with its files")
     if args.data_dir is not None and not args.data_dir.is_dir():
@@ -313,13 +323,14 @@ def main(argv: list[str] | None = None) -> list[Path]:
     """What is asked for; returns the files that were written."""
     args = parse_args(argv)
     if args.what == ["results"]:
-        for name, value in vars(parse_args(args.what)).items():
-            if getattr(args, name) != value:
-                flag = name.replace("_", "-")
-                raise InputError(f"results --{flag}: changes nothing here; leave it out")
+        if args.given or args.dry_run:
+            flag = min([*args.given, *["--dry-run"] * args.dry_run])
+            raise InputError(f"results {flag}: changes nothing here; leave it out")
+        for folder in RECORDS, RESULTS.parent:
+            try_folder(folder)
         written = keep_records()
         write_atomically(RESULTS, results_markdown().encode())
-        print(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
+        show(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
         return [RESULTS]
     w = world_of(args)
     wanted, device = asked(args.what, w.data), pick_device(args.device)
@@ -327,16 +338,16 @@ def main(argv: list[str] | None = None) -> list[Path]:
         missing = "figures need matplotlib, which is not installed: pip install matplotlib"
         if args.what[0] == "figure":
             raise InputError(missing)
-        print(f"{missing}; without it their numbers are written and nothing is drawn")
+        show(f"{missing}; without it their numbers are written and nothing is drawn")
     seeds = plan.SEEDS_OF_ALL.get(w.data, plan.SEEDS) if args.what == ["all"] else plan.SEEDS
     at_once = args.at_once or (1 if device.type == "cuda" else min(cores(), 4))
     seeds = args.seeds or seeds
     planned = plan.planned(plan.jobs_of(wanted, w, seeds))
     about = f"{' '.join(args.what) if len(wanted) < 4 else 'everything'} on {w.data}"
-    print(show_plan(planned, about, at_once), flush=True)
+    show(show_plan(planned, about, at_once))
     if args.dry_run:
         return []
-    w.folder.mkdir(parents=True, exist_ok=True)
+    try_folder(w.folder)
     held = lock(w.folder)  # two of these would start the same runs
     if w.data == "ml-1m" and w.data_dir is None:
         load_dataset(w.data)  # downloads it, once for all runs
@@ -349,8 +360,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     held.close()
     for path in written if len(wanted) == 1 else ():
         if path.suffix == ".md":
-            print("\n" + path.read_text())
-    print(f"{minutes(time.monotonic() - began)}; {len(written)} files are in {w.folder}")
+            show("\n" + path.read_text(encoding="utf-8"))
+    show(f"{minutes(time.monotonic() - began)}; {len(written)} files are in {w.folder}")
     if failed:
         name, why = next(iter(failed.items()))
         some = f"{len(failed)} of {len(planned)}"

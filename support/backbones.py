@@ -12,7 +12,7 @@ from torch import nn
 
 from support import processes
 from support.datasets import fingerprint
-from support.files import enough_memory, refuse, sha256_of, write_atomically
+from support.files import enough_memory, refuse, sha256_of, try_folder, write_atomically
 from support.flags import SCRATCH
 from support.runs import Run, write_json
 from support.tokens import Tokenizer, tokenizer_in
@@ -131,4 +131,6 @@ def place_of_p5(command, p5, run: Run) -> Place:
     if is_there:
         how = "trained before with these settings (--retrain trains anew)"
         run.say(f"P5 backbone: reusing {target}, {how}")
+    else:
+        try_folder(target.parent)
     return Place(target, is_there, settings, "from scratch" if start is None else f"from {start}")

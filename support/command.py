@@ -11,10 +11,10 @@ import torch
 from support import processes
 from support.backbones import backbone_folder, weights_fingerprint
 from support.configs import CFPConfig, LlamaConfig, MixerConfig, P5Config, T5Config, config_from
-from support.datasets import Dataset, ToyConfig, fingerprint, load_dataset
+from support.datasets import Dataset, ToyConfig, files_of, fingerprint, load_dataset
 from support.files import InputError, refuse
-from support.flags import command_to_resume, pick_device, read_attrs, train_args
-from support.runs import Run, finished, frozen_in, minutes, refuse_another
+from support.flags import check_toy_flags, command_to_resume, pick_device, read_attrs, train_args
+from support.runs import Run, finished, frozen_in, minutes, noted, place_of, refuse_another
 from support.tokens import Tokenizer, tokenizer_in
 from support.training import forget
 from support.weights import read_config
@@ -55,9 +55,7 @@ def read_command(argv: list[str] | None) -> Command:
         raise InputError("--resume goes on in one process and torchrun begins several; begin anew")
     attrs = read_attrs(args.attr, "--attr")
     toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
-    if args.data != "toy" and toy != ToyConfig(twins_in=attrs[0]):
-        why = "--toy-users, --toy-effect and --toy-twins are for toy; leave them out"
-        refuse(f"--data {args.data}", why)
+    check_toy_flags(args)
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy)
     for attr in attrs:
         dataset.labels(attr)  # says so where there is no such attribute
@@ -77,7 +75,7 @@ def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig
     config = {
         "command": ["train.py", *map(str, command.argv)],
         "data": args.data,
-        "data dir": None if args.data_dir is None else str(args.data_dir.resolve()),
+        "data dir": files_of(args.data, args.data_dir),
         "toy": dataclasses.asdict(command.toy),
         "label holdout": args.label_holdout,
         "data fingerprint": fingerprint(command.dataset),
@@ -116,7 +114,7 @@ def read_finished(folder: Path) -> Finished:
     """
     (config, results), where = finished(folder), f"--run {folder}"
     try:  # a field that is not there, or that there is no more
-        data_dir = None if config["data dir"] is None else Path(config["data dir"])
+        data_dir = None if config["data dir"] is None else place_of(config["data dir"], folder)
         depths = {"dis_depths": tuple(config["cfp"]["dis_depths"])}
         mixer = None if config["mixer"] is None else MixerConfig(**config["mixer"])
         configs = P5Config(**config["p5"]), CFPConfig(**config["cfp"] | depths), mixer
@@ -127,7 +125,7 @@ def read_finished(folder: Path) -> Finished:
     if (now := fingerprint(dataset)) != config["data fingerprint"]:
         why = f"its data were {config['data fingerprint']}, {config['data']} is now {now}"
         refuse(where, f"{why}; run train.py again")
-    p5_folder = Path(results["p5 folder"])
+    p5_folder = place_of(results["p5 folder"], folder)
     if not p5_folder.is_dir():
         refuse(where, f"its backbone {p5_folder} is missing; run train.py again")
     tokenizer = tokenizer_in(p5_folder)
@@ -144,8 +142,12 @@ def begin_results(run: Run, p5_folder: Path, tokenizer: str) -> dict:
     """
     run.frozen = {"backbone": weights_fingerprint(p5_folder), "tokenizer": tokenizer}
     results = {key: run.config[key] for key in ("data", "backbone", "attrs", "seed")}
-    results |= {"seconds": None, "p5 folder": str(p5_folder), "p5 weights": run.frozen["backbone"]}
-    results |= {"p5 tokenizer": tokenizer, "p5 seconds": run.seconds()}
+    results |= {"seconds": None, "p5 folder": noted(p5_folder, run.folder)}
+    results |= {
+        "p5 weights": run.frozen["backbone"],
+        "p5 tokenizer": tokenizer,
+        "p5 seconds": run.seconds(),
+    }
     results |= {"cfp seconds": {}, "cfp from": {}}
     if so_far := run.so_far():
         refuse_another(f"--resume {run.folder}", frozen_in(so_far), run.frozen, "begin anew")

@@ -5,7 +5,7 @@ A field with a help text is a flag of `train.py` as well. T, R and lambda are Al
 
 from dataclasses import dataclass, fields
 
-from support.fields import at_least, count, flag, rate
+from support.fields import at_least, count, flag, rate, weight
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class CFPConfig:
     # prefix. Lines 10-12 are left out (`rec_steps` 0): L_rec is in every step of line 6 as well.
     """
 
-    prefix_len: int = flag(20, "tokens of the prefix; the paper's {5, 15, 30}")
+    prefix_len: int = flag(20, "tokens of the prefix; the paper's {5, 15, 30}; 0 for none", count)
     prefix_hidden: int = 64  # width of the reparametrising MLP
-    lam: float = flag(2.0, "lambda of Eq. 4; the paper's {1, 5, 10, 100}", rate)
+    lam: float = flag(2.0, "lambda of Eq. 4; the paper's {1, 5, 10, 100}; 0 hides nothing", weight)
     inner_steps: int = flag(1, "T of the prefix on Eq. 4, line 3; the paper's {10, 20}")
     rec_steps: int = flag(0, "T of the prefix on Eq. 2, line 10; the paper's {10, 20}", count)
     dis_steps: int = flag(3, "T of the discriminator, line 14; the paper's {10, 20}")
@@ -171,7 +171,7 @@ class MixerConfig:
 
     hidden: int = flag(256, "width of its attention, a multiple of its heads")
     n_heads: int = 8
-    lam: float = flag(5.0, "lambda of Eq. 5, for an attribute of two equal classes", rate)
+    lam: float = flag(5.0, "lambda of Eq. 5, for an attribute of two equal classes", weight)
     # AdamW, a fifth of the prompts': the discriminators meet a choice in every fourth batch, and
     # a prefix that moves too fast escapes them (at 5e-3 gender is read with 79 behind all three).
     lr: float = flag(1e-3, "learning rate of the mixer", rate)

@@ -33,6 +33,7 @@ ML100K_GENRES = (  # the flags of u.item, in the order of its columns
 )
 ML1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 ML1M_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published beside the file
+ML1M_FOLDER = "data/ml-1m"
 ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
 ML1M_LIMIT = 50_000_000  # bytes; the zip has 6 MB, its largest file 25 MB
 # of Insurance's Train.csv, before one column for each product
@@ -102,15 +103,20 @@ def check_attribute(attr: str, name: str, attributes: dict[str, np.ndarray]) -> 
         refuse(f"--attr {attr}", f"{name} has no such attribute; choose from {choices}")
 
 
+def files_of(name: str, folder: Path | None) -> Path | None:
+    """Where the files of a data set are that was loaded with --data-dir `folder`; None for the toy world."""
+    return Path(ML1M_FOLDER) if folder is None and name == "ml-1m" else folder
+
+
 def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyConfig()) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
-    `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into data/ml-1m.
+    `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into `ML1M_FOLDER`.
     """
     if name == "toy":
         return load_toy(seed, cfg)
     if name == "ml-1m":
-        return load_ml1m(folder or download_ml1m(Path("data/ml-1m")))
+        return load_ml1m(folder or download_ml1m(Path(ML1M_FOLDER)))
     if folder is None:
         raise InputError(f"--data {name} needs --data-dir, the folder with its files")
     if not folder.is_dir():

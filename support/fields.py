@@ -33,6 +33,7 @@ def between(low: float, high: float, what: str) -> Callable:
 
 count = at_least(0)
 rate = number(float, lambda value: 0 < value < math.inf, "number above 0")
+weight = number(float, lambda value: 0 <= value < math.inf, "number from 0 on")
 
 
 def flag(default: Any, text: str, kind=at_least(1), spelled: str = "", choices=()) -> Any:

@@ -10,9 +10,12 @@ import itertools
 import json
 import math
 import os
+import signal
 import struct
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Callable, Iterable, NoReturn
 
@@ -31,38 +34,83 @@ def refuse(where: object, why: str) -> NoReturn:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C at a moment from which the work can go on later; the message says how."""
+    """Ctrl-C, or another request to end, with how the work goes on later, if it can."""
+
+    def __init__(self, how_to_go_on: str = "", number: int = signal.SIGINT):
+        super().__init__(how_to_go_on)
+        self.exit_code = 128 + number  # as shells have it
+
+
+def on_request_to_end(handler: Callable) -> dict[int, Callable]:
+    """Have `handler(number, frame)` called on Ctrl-C, on SIGTERM (a cluster's time limit, `timeout`) and when
+    the terminal closes; what is ignored (nohup) stays so. Only the main thread can say so.
+
+    Returns who was called before, by the signal's number.
+    """
+    before = {}
+    for name in "SIGINT", "SIGTERM", "SIGHUP":  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
+
+
+def end(number: int, *_) -> NoReturn:
+    raise Interrupted(number=number)
+
+
+def show(text: str = "", end: str = "\n", on: IO | None = None) -> None:
+    """Print text on the screen, or on another stream.
+
+    Once a reader such as `head` has closed the pipe, or the terminal is gone, there is nobody to see it: from
+    then on nothing is written, and the work goes on.
+    """
+    stream = on or sys.stdout
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # the system's error numbers for a disk that is full or must not be written to
-DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM
 
 
 def run_command(main: Callable[[], object]) -> None:
     """Run a script's `main`; if the user has something to mend, print one line and exit with code 2.
 
-    Ctrl-C prints one line and exits with code 130.
+    Ctrl-C prints one line and exits with code 130, SIGTERM with 143.
     """
+    on_request_to_end(end)
+    if hasattr(sys.stdout, "reconfigure"):  # letters that the console lacks, as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def stop(line: str, code: int = 2) -> NoReturn:
+        show(line, on=sys.stderr)
+        sys.exit(code)
+
     try:
         main()
+        show(end="")  # what is left may find its pipe closed
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop(f"error: {error}")
     except KeyboardInterrupt as error:
-        print(f"\ninterrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
-        sys.exit(130)
+        how = f"; {error}" if str(error) else ""
+        stop(f"\ninterrupted{how}", getattr(error, "exit_code", 130))
     except OSError as error:
         if error.errno not in DISK:
             raise
-        print(f"error: cannot write: {error.strerror}; make room and try again", file=sys.stderr)
-        sys.exit(2)
+        where = f" {error.filename}" if error.filename else ""
+        stop(f"error: cannot write{where}: {error.strerror}; make room or choose another folder")
     except (MemoryError, RuntimeError) as error:
         says_so = "can't allocate memory" in str(error)  # torch of the CPU's
         if not says_so and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
         why = "free some, or choose a smaller --backbone or --batch-size"
-        print(f"error: there is no more memory; {why}", file=sys.stderr)
-        sys.exit(2)
+        stop(f"error: there is no more memory; {why}")
 
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -184,9 +232,10 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        with suppress(OSError):  # a disk of another kind may have no such rights
+            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
+        with suppress(OSError):  # not everywhere can a folder be opened, or synced
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)  # so that the new name survives a power cut
             os.close(folder)
@@ -196,6 +245,18 @@ def write_atomically(path: Path, content: bytes | Iterable) -> None:
     finally:
         if temporary is not None:  # where it has got its name, there is nothing left to remove
             Path(temporary).unlink(missing_ok=True)
+
+
+def try_folder(folder: Path, flag: str = "") -> None:
+    """Make a folder, and a file in it, before the work begins whose result goes there.
+
+    Raises InputError where that cannot be; `flag` is what names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        refuse(f"cannot write into {flag}{folder}", f"{error.strerror}; choose another folder")
 
 
 def enough_memory(what: str, needed: int, device: torch.device, remedy: str) -> None:
@@ -236,10 +297,15 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+# the system's error numbers for a disk that has no locks at all, as some network disks
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL
+
+
 def lock(folder: Path) -> IO:
     """Hold a folder for this process, until the file that is returned is closed or the process ends.
 
-    Raises InputError where another process holds it.
+    Raises InputError where another process holds it. Where the disk has no locks, that cannot be known, and
+    is said.
     """
     file = (folder / ".lock").open("w")
     try:
@@ -251,7 +317,11 @@ def lock(folder: Path) -> IO:
             import msvcrt
 
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            why = f"{error.strerror}; begin nothing else in this folder meanwhile"
+            show(f"{folder}: this disk has no locks: {why}", on=sys.stderr)
+            return file
         file.close()
         why = "is in use by a run that is still going; wait for it or choose another folder"
         raise InputError(f"{folder} {why}") from None

@@ -1,44 +1,79 @@
 """The command line: flags that config dataclasses declare, those of a run, and what data want changed."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
 from support.configs import PAPER_SCHEDULE, CFPConfig, MixerConfig, P5Config
 from support.fields import add_flags, at_least, between, flags_given
-from support.files import InputError, refuse
-from support.runs import called, read_config_of
+from support.files import InputError, refuse, show
+from support.runs import called, place_of, read_config_of
 from support.weights import PUBLISHED
 
 SCRATCH = "tiny", "tiny-llama"  # backbones that need no weights
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of a frozen backbone
 
 
-def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | None]:
-    """(the flags a run was begun with, its folder) for --resume RUN; for anything else (`argv`, None).
+class Once(argparse.Action):
+    """Keeps a flag's value, and refuses a second one, which would win without a word.
 
-    Raises InputError where it was not `script` that began it.
+    The namespace's `given` are the flags with a value that the command line has.
     """
-    if "--resume" not in argv or "--help" in argv:
-        return argv, None
-    if len(argv) != 2 or argv[0] != "--resume":
-        refuse("--resume RUN stands alone", "the run goes on with the flags it was begun with")
-    began, *flags = read_config_of(Path(argv[1]))["command"]
-    if began != script:
-        how = f"python {called(began)} --resume .."
-        refuse(f"--resume {argv[1]}", f"this run is one of {began}; {how}")
-    return flags, Path(argv[1])
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if option_string in namespace.given:
+            parser.error(
+                f"{option_string} is there twice, and one value would count; leave one out"
+            )
+        if option_string is not None:
+            namespace.given = {*namespace.given, option_string}
+        setattr(namespace, self.dest, values)
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no flag that is cut short, and says what is wrong in one line, like every other error."""
+    """Takes no flag that is cut short or given twice, and says what is wrong in one line."""
 
-    def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False)
+    def __init__(self, description: str = "", **more):
+        super().__init__(description=description, allow_abbrev=False, **more)
+        self.register("action", None, Once)
+        self.register("action", "store", Once)
+        self.set_defaults(given=frozenset())
 
     def error(self, message: str):
         raise InputError(f"{message}; --help lists the flags")
+
+
+def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | None]:
+    """(the flags a run was begun with, its folder) for --resume RUN; for anything else (`argv`, None).
+
+    The run goes on in the folder where it was begun, which becomes the working folder: relative paths among
+    its flags, and runs/, mean what they meant. Raises InputError where it was not `script` that began it.
+    """
+    parser = Parser(add_help=False)
+    parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
+    asked, others = parser.parse_known_args(argv)
+    if asked.resume is None or {"-h", "--help"} & {*others}:
+        return argv, None
+    if others:
+        refuse("--resume RUN stands alone", "the run goes on with the flags it was begun with")
+    config, folder = read_config_of(asked.resume), asked.resume
+    began, *flags = config["command"]
+    if began != script:
+        how = f"python {called(began)} --resume .."
+        refuse(f"--resume {folder}", f"this run is one of {began}; {how}")
+    where = place_of(config.get("working folder", os.getcwd()), folder)
+    if not where.is_dir():
+        refuse(
+            f"--resume {folder}",
+            f"it was begun in {where}, which is gone; bring it back, or begin anew",
+        )
+    if where.resolve() != Path.cwd().resolve():
+        folder = folder.resolve()
+        show(f"going on in {where}, where it was begun")
+        os.chdir(where)
+    return flags, folder
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -56,6 +91,15 @@ def add_run_flags(parser: Parser) -> None:
     add("--out", type=Path, help=text)
     text = "go on with the interrupted run in this folder, alone and from where it was begun"
     add("--resume", metavar="RUN", help=text)
+
+
+def check_toy_flags(args: argparse.Namespace) -> None:
+    """Raises InputError where flags of the toy world stand beside other data, or a folder beside it."""
+    if args.data == "toy" and args.data_dir is not None:
+        why = "the toy world has no files; name their data set with --data"
+        refuse(f"--data-dir {args.data_dir}", why)
+    if args.data != "toy" and (idle := sorted(f for f in args.given if f.startswith("--toy-"))):
+        refuse(f"--data {args.data}", f"{idle[0]} is for toy; leave it out")
 
 
 def pick_device(name: str) -> torch.device:
@@ -168,6 +212,8 @@ def settings(
     if p5.steps == 0 and args.backbone in SCRATCH:
         why = f"--backbone {args.backbone} knows nothing before training; 1 at least"
         refuse("--p5-steps 0", why)
+    if p5.steps == 0 and args.retrain:
+        refuse("--retrain", "nothing is trained with --p5-steps 0; leave one of the two out")
     if p5.prompt_candidates > 100:
         refuse(f"--prompt-candidates {p5.prompt_candidates}", "there are 100 at most")
     if args.label_holdout and cfp.batch_size < 16:

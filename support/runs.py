@@ -7,20 +7,31 @@ import json
 import os
 import platform
 import runpy
+import shlex
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
-from support.files import InputError, Interrupted, fill, lock, read_safetensors, write_atomically
+from support import ROOT
+from support.files import (
+    InputError,
+    Interrupted,
+    fill,
+    lock,
+    on_request_to_end,
+    read_safetensors,
+    refuse,
+    show,
+    try_folder,
+    write_atomically,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 # The first word of a run's recorded command, and what python is given in order to start it.
 STARTED = {
     "train.py": [str(ROOT / "train.py")],
@@ -33,19 +44,44 @@ STARTED = {
 
 def called(script: str) -> str:
     """What a person types after `python` for a recorded command's first word."""
+    if Path(sys.argv[0]).name == script:  # as it was typed, from wherever one stands
+        return shlex.quote(sys.argv[0])
     return " ".join(STARTED[script]).replace(f"{ROOT}{os.sep}", "")
+
+
+def noted(path: Path, folder: Path) -> str:
+    """`path` as files in a run's `folder` have it: as seen from there, so that all can be moved together;
+    absolute where one of the two is not in the working folder.
+    """
+    path, folder, here = path.resolve(), folder.resolve(), Path.cwd().resolve()
+    together = path.is_relative_to(here) and folder.is_relative_to(here)
+    return os.path.relpath(path, folder) if together else str(path)
+
+
+def place_of(text: str, folder: Path) -> Path:
+    """The path that `noted` has noted in a run's folder, as short as it can be said here."""
+    path = Path(os.path.normpath(folder.resolve() / text))
+    here = Path.cwd().resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 class Run:
     """A new folder under runs/: config.json, log.txt, metrics.jsonl, and the progress on the screen.
 
-    Every line that `say` and `progress` print is in log.txt too. `folder` is as for `new_folder`.
+    Every line that `say` and `progress` print is in log.txt too. `folder` is as for `new_folder`. Paths in
+    `config` are noted as seen from the folder, and so is where the run was begun.
     """
 
     def __init__(self, folder: Path | None, name: str, config: dict):
-        self.folder, self.config, self.frozen = new_folder(folder, name), config, {}
-        write_json(self.folder / "config.json", config)
+        self.folder, self.frozen = new_folder(folder, name), {}
+        self.config = self.as_noted(config)
+        write_json(self.folder / "config.json", self.config)
         self.open(0.0)
+
+    def as_noted(self, config: dict) -> dict:
+        config = config | {"working folder": Path.cwd()}
+        is_path = lambda value: isinstance(value, Path)
+        return {k: noted(v, self.folder) if is_path(v) else v for k, v in config.items()}
 
     @classmethod
     def resume(cls, folder: Path, config: dict) -> "Run":
@@ -54,7 +90,8 @@ class Run:
         `config` is what a new run would write: what decides the result has to be as it was.
         """
         run, was = cls.__new__(cls), read_config_of(folder)
-        run.folder, run.config, run.frozen = Path(folder), config, {}
+        run.folder, run.frozen = Path(folder), {}
+        run.config = run.as_noted(config)
         refuse_another(f"--resume {folder}", was, run.decides(), "make it as it was or begin anew")
         run.open(run.so_far().get("seconds", 0.0))
         for path in run.folder.glob(".*.*"):  # a killed run's half-written files
@@ -74,8 +111,9 @@ class Run:
         """Hold the folder and go on writing its log; the clock shows `seconds`."""
         try:
             self.lock = lock(self.folder)
-            self.log = (self.folder / "log.txt").open("a", buffering=1)
-            self.metrics = (self.folder / "metrics.jsonl").open("a", buffering=1)
+            text = dict(buffering=1, encoding="utf-8", errors="backslashreplace")
+            self.log = (self.folder / "log.txt").open("a", **text)
+            self.metrics = (self.folder / "metrics.jsonl").open("a", **text)
         except OSError as error:
             why = f"{error.strerror}; choose another folder"
             raise InputError(f"cannot write into {self.folder}: {why}") from None
@@ -83,27 +121,27 @@ class Run:
         self.stage_began, self.first_step, self.last_drawn = 0.0, 1, 0.0
         self.open_line = False  # an unfinished progress line stands on the terminal
         # in a training Ctrl-C waits for the end of the step, elsewhere it ends the run at once
-        self.in_training, self.interrupted = False, False
-        self.handler = signal.getsignal(signal.SIGINT)
-        catch_interrupt(self.interrupt)
+        self.in_training, self.interrupted = False, 0  # the number of the signal
+        self.handlers = on_request_to_end(self.interrupt)
 
-    def interrupt(self, *_) -> None:
+    def interrupt(self, number: int, *_) -> None:
         if not self.in_training or self.interrupted:
-            raise Interrupted(self.how_to_go_on())
-        self.interrupted = True
+            self.end_here(number)
+        self.interrupted = number
+
+    def end_here(self, number: int) -> NoReturn:
+        script, folder = called(self.config["command"][0]), shlex.quote(str(self.folder))
+        raise Interrupted(f"python {script} --resume {folder} goes on with it", number)
 
     def went_on(self, seconds: float) -> None:
         """The clock shows `seconds` at least: what was spent before an interruption counts."""
         self.began = min(self.began, time.monotonic() - seconds)
 
-    def how_to_go_on(self) -> str:
-        return f"python {called(self.config['command'][0])} --resume {self.folder} goes on with it"
-
     def so_far(self) -> dict:
         """What `keep` was last given; {} before that."""
         path = self.folder / "unfinished.json"
         try:
-            return json.loads(path.read_text()) if path.exists() else {}
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except ValueError as error:
             raise InputError(f"{path} is no JSON ({error}); remove it, or begin anew") from None
 
@@ -124,7 +162,8 @@ class Run:
         results["hardware"] = hardware(torch.device(self.config.get("device", "cpu")))
         write_json(self.folder / "results.json", results)
         (self.folder / "unfinished.json").unlink(missing_ok=True)
-        catch_interrupt(self.handler)  # Ctrl-C is for whoever began this run, or for nobody
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)  # Ctrl-C is for whoever began this run, or for nobody
 
     def seconds(self) -> float:
         """Seconds since the run began."""
@@ -133,9 +172,9 @@ class Run:
     def say(self, text: str) -> None:
         """Print a line of text, to the screen and to log.txt."""
         if self.open_line:
-            print()
+            show()
             self.open_line = False
-        print(text, flush=True)
+        show(text)
         self.log.write(text + "\n")
 
     def progress(self, stage: str, step: int, steps: int, **numbers: float) -> None:
@@ -151,11 +190,11 @@ class Run:
         values = "  ".join(f"{key} {value:.3f}" for key, value in numbers.items())
         line = f"{stage:<22}{step:>6} of {steps}   {values}   {minutes(left)} left"
         tenth = step == steps or step * 10 // steps > (step - 1) * 10 // steps
-        if sys.stdout.isatty() and (tenth or time_now - self.last_drawn > 0.2):
-            print("\r\x1b[K" + line, end="\n" if step == steps else "", flush=True)
+        if sys.stdout and sys.stdout.isatty() and (tenth or time_now - self.last_drawn > 0.2):
+            show("\r\x1b[K" + line, end="\n" if step == steps else "")
             self.open_line, self.last_drawn = step < steps, time_now
         elif tenth:
-            print(line, flush=True)
+            show(line)
         if tenth:
             self.log.write(line + "\n")
             self.metric(stage=stage, step=step, steps=steps, **numbers)
@@ -163,12 +202,6 @@ class Run:
     def metric(self, **values) -> None:
         """A line of metrics.jsonl."""
         self.metrics.write(json.dumps({"seconds": round(self.seconds(), 3), **values}) + "\n")
-
-
-def catch_interrupt(handler) -> None:
-    """Have Ctrl-C call `handler`; only the main thread can say so."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)
 
 
 def write_json(path: Path, value) -> None:
@@ -211,7 +244,8 @@ def finished(folder: Path) -> tuple[dict, dict]:
 
     files = "config.json", "results.json"
     try:
-        config, results = (json.loads((folder / file).read_text()) for file in files)
+        read = lambda file: json.loads((folder / file).read_text(encoding="utf-8"))
+        config, results = map(read, files)
     except OSError as error:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         why = "is missing" if missing else f"cannot be read: {error.strerror}"
@@ -251,11 +285,10 @@ def has_prompt(run: Run, attr: str, results: dict) -> bool:
             other, theirs = finished(path.parent)
         except InputError:
             continue  # was interrupted
-        same_folder = theirs["p5 folder"] == results["p5 folder"]
-        same_backbone = same_folder and frozen_in(theirs) == run.frozen
+        same_backbone = frozen_in(theirs) == run.frozen
         if same_backbone and all(other[key] == config[key] for key in keys):
             spent[attr] = theirs["cfp seconds"][attr]
-            results["cfp from"][attr] = str(path.parent)
+            results["cfp from"][attr] = noted(path.parent, run.folder)
             run.say(f"CFP for {attr}: reusing the one of {path.parent}")
             for file in files:
                 write_atomically(run.folder / file, path.with_name(file).read_bytes())
@@ -285,12 +318,11 @@ def new_folder(folder: Path | None, name: str) -> Path:
                 return wanted
             except FileExistsError:
                 wanted, taken = Path("runs") / f"{name}-{taken}", taken + 1
-        wanted.mkdir(parents=True, exist_ok=True)
-        if any(path for path in wanted.iterdir() if path.name[0] != "."):
-            raise InputError(f"--out {wanted} is not empty; choose a new folder or remove it")
     except OSError as error:
-        why = f"{error.strerror}; choose another folder"
-        raise InputError(f"cannot write into --out {wanted}: {why}") from None
+        refuse(f"cannot write into {wanted}", f"{error.strerror}; choose another folder with --out")
+    try_folder(wanted, "--out ")
+    if any(path for path in wanted.iterdir() if path.name[0] != "."):
+        raise InputError(f"--out {wanted} is not empty; choose a new folder or remove it")
     return wanted
 
 
@@ -302,7 +334,7 @@ def read_config_of(folder: Path) -> dict:
         raise InputError(f"--resume {folder}: {why}") from None
 
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         refuse(f"{path}: {error.strerror}; name a run's folder")
     except ValueError as error:

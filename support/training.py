@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from support.files import InputError, Interrupted, read_safetensors, refuse, save_tensors
+from support.files import InputError, read_safetensors, refuse, save_tensors
 from support.runs import Run, refuse_another
 
 FILE, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
@@ -124,8 +124,8 @@ class Checkpoint:
     def keep(self, step: int, steps: int, **loop: Any) -> None:
         """After step `step` of `steps`: write a checkpoint if it is time to, or if Ctrl-C was pressed.
 
-        Raises Interrupted in the second case, and InputError where it cannot be written; what was there
-        before still is.
+        Raises Interrupted in the second case, and InputError where it cannot be written; the one before
+        is still there, under its second name.
         """
         if self.run.interrupted or time.monotonic() - self.last > self.wait:
             began, tensors = time.monotonic(), {}
@@ -140,14 +140,13 @@ class Checkpoint:
                 "loop": loop,
             }
             text, newest = json.dumps(pack(state, tensors)), self.run.folder / FILE
-            if newest.exists():  # it gets a second name, under which it outlives the next
-                newest.with_name(BEFORE).unlink(missing_ok=True)
-                os.link(newest, newest.with_name(BEFORE))
+            if newest.exists():  # until the next is whole, this is the one to go on from
+                os.replace(newest, newest.with_name(BEFORE))
             save_tensors(newest, tensors, {"state": text})
             self.last = time.monotonic()
             self.wait = max(EVERY, 10 * (self.last - began))
         if self.run.interrupted:
-            raise Interrupted(self.run.how_to_go_on())
+            self.run.end_here(self.run.interrupted)
         self.run.in_training = step < steps
 
 

@@ -1,0 +1,3 @@
+"""The paper's tables and figures."""
+
+import support  # noqa: F401  before torch
