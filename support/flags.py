@@ -24,9 +24,7 @@ class Once(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if option_string in namespace.given:
-            parser.error(
-                f"{option_string} is there twice, and one value would count; leave one out"
-            )
+            refuse(option_string, "given twice, and only one value would count; leave one out")
         if option_string is not None:
             namespace.given = {*namespace.given, option_string}
         setattr(namespace, self.dest, values)

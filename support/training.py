@@ -124,8 +124,8 @@ class Checkpoint:
     def keep(self, step: int, steps: int, **loop: Any) -> None:
         """After step `step` of `steps`: write a checkpoint if it is time to, or if Ctrl-C was pressed.
 
-        Raises Interrupted in the second case, and InputError where it cannot be written; the one before
-        is still there, under its second name.
+        Raises Interrupted in the second case, and InputError where it cannot be written; what was there
+        before still is.
         """
         if self.run.interrupted or time.monotonic() - self.last > self.wait:
             began, tensors = time.monotonic(), {}
@@ -140,9 +140,11 @@ class Checkpoint:
                 "loop": loop,
             }
             text, newest = json.dumps(pack(state, tensors)), self.run.folder / FILE
-            if newest.exists():  # until the next is whole, this is the one to go on from
+            whole = newest.with_name(f".{FILE}.next")
+            save_tensors(whole, tensors, {"state": text})
+            if newest.exists():  # not every disk could give it a second name
                 os.replace(newest, newest.with_name(BEFORE))
-            save_tensors(newest, tensors, {"state": text})
+            os.replace(whole, newest)
             self.last = time.monotonic()
             self.wait = max(EVERY, 10 * (self.last - began))
         if self.run.interrupted:

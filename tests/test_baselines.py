@@ -801,7 +801,7 @@ MISTAKES = {
     "--model pmf --check 0": "--check: '0' is not a whole number from 1 on",
     "--model pmf --patience 0": "--patience: '0' is not a whole number from 1 on",
     "--model pmf --seed -1": "--seed: '-1' is not a whole number from 0 on",
-    "--model c-pmf --lam 0": "--lam: '0' is not a number above 0",
+    "--model c-pmf --lam -1": "--lam: '-1' is not a number from 0 on",
     "--model c-pmf --fair-epochs 0": "--fair-epochs: '0' is not a whole number from 1 on",
     "--model c-pmf --fair-batch-size 1": "--fair-batch-size: '1' is not a whole number from 2 on",
     "--model c-pmf --fair-lr nan": "--fair-lr: 'nan' is not a number above 0",

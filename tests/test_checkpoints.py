@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     began.send_signal(signal.SIGINT)
     _, error = began.communicate(timeout=60)
     assert began.returncode == 130
-    assert error.strip() == "interrupted; python train.py --resume run goes on with it"
+    assert error.strip() == f"interrupted; python {ROOT}/train.py --resume run goes on with it"
     resumed = command(tmp_path, "--resume run")
     assert resumed.returncode == 0, resumed.stderr
     assert "P5: going on after step" in resumed.stdout
@@ -343,7 +343,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path):
     assert (run.folder / FILE).exists()
     run.in_training = False
     with pytest.raises(Interrupted):  # between two trainings there is nothing to wait for
-        run.interrupt()
+        run.interrupt(signal.SIGTERM)
     assert training.EVERY == 60.0
 
 

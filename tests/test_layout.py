@@ -22,10 +22,10 @@ SEVEN = [
     "train",
 ]  # each may use those before it
 FOLDERS = {  # of each folder its modules, each of which may use those before it
-    "support": "files processes toy datasets weights fields configs runs training tokens flags backbones "
+    "support": "__init__ files processes toy datasets weights fields configs runs training tokens flags backbones "
     "command checks candidates side_by_side screens expected",
-    "audit": "surfaces erase person report command",
-    "reproduction": "recommenders baselines published report figures claims plan evidence tables benchmark",
+    "audit": "__init__ surfaces erase person report command",
+    "reproduction": "__init__ recommenders baselines published report figures claims plan evidence tables benchmark",
     "lab": "",
 }
 ALLOWED = {"torch", "sentencepiece", "numpy"}

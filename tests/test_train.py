@@ -24,6 +24,7 @@ from probe import ATTACKERS, TOGETHER, attack
 from support import flags
 from support.configs import MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
+from support.runs import place_of
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
@@ -70,7 +71,7 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
     assert (
         load_tensors(tmp_path / "first" / "cfp-gender.safetensors")["encoder.tokens"].shape[0] == 4
     )
-    load_backbone(tmp_path / results["p5 folder"])
+    load_backbone(place_of(results["p5 folder"], tmp_path / "first"))
 
     again = command(tmp_path, f"{TINY_RUN} --out second")
     assert "reusing" in again.stdout
@@ -113,7 +114,9 @@ def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
     assert results["backbone"] == "tiny-llama" and "training a Llama of" in done.stdout
     assert "encoder.tokens" not in load_tensors(tmp_path / "first" / "cfp-gender.safetensors")
 
-    folder, arguments = results["p5 folder"], TINY_RUN.replace("--p5-steps 6", "--p5-steps 0")
+    folder, arguments = results["p5 folder"].removeprefix("../"), TINY_RUN.replace(
+        "--p5-steps 6", "--p5-steps 0"
+    )
     before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
     done, in_bf16 = (
         begin(tmp_path, f"{arguments} --backbone {folder} {more}")
@@ -122,7 +125,7 @@ def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
     done, in_bf16 = done(), in_bf16()
     assert done.returncode == 0 and f"{folder} as it is" in done.stdout, done.stderr
     second = json.loads((tmp_path / "second" / "results.json").read_text())
-    assert second["before"] == results["before"] and second["p5 folder"] == folder
+    assert second["before"] == results["before"] and second["p5 folder"] == f"../{folder}"
 
     assert in_bf16.returncode == 0, in_bf16.stderr
     third = json.loads((tmp_path / "third" / "results.json").read_text())
@@ -285,8 +288,8 @@ MISTAKES = {
     "--attr gender --data films --data-dir .": "--data films: neither toy, ml-1m",
     "--attr gender --device tpu": "--device tpu: not to be had here",
     "--attr gender --prompt-candidates 200": "--prompt-candidates 200",
-    "--attr gender --lam -1": "--lam: '-1' is not a number above 0",
-    "--attr gender --prefix-len 0": "--prefix-len: '0' is not a whole number from 1 on",
+    "--attr gender --lam -1": "--lam: '-1' is not a number from 0 on",
+    "--attr gender --prefix-len -1": "--prefix-len: '-1' is not a whole number from 0 on",
     "--attr gender --batch-size 1": "--batch-size: '1' is not a whole number from 2 on",
     "--attr gender --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
     "--attr gender --label-holdout 1": "--label-holdout: '1' is not a share from 0 to 0.9",
@@ -294,7 +297,7 @@ MISTAKES = {
     "--attr gender --toy-twins 2000": "--toy-twins 2000: there are 1200 people to copy",
     "--attr gender --toy-effect -1": "--toy-effect: '-1' is not a number from 0 to 10",
     "--attr size --toy-twins 9": "--attr size: toy has no such attribute; choose from gender, age",
-    "--attr gender --data ml-1m --toy-twins 9": "--data ml-1m: --toy-users, --toy-effect and --toy-twins",
+    "--attr gender --data ml-1m --toy-twins 9": "--data ml-1m: --toy-twins is for toy; leave it out",
     "--attr gender --hide-from list": "--hide-from: invalid choice: 'list'",
     "--attr gender --epochs 0": "--epochs: '0' is not a whole number from 1 on",
     "--attr gender --backbone t5": "--backbone t5: neither a folder nor one of tiny, tiny-llama, t5-s",
