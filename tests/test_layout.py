@@ -22,7 +22,7 @@ SEVEN = [
     "train",
 ]  # each may use those before it
 FOLDERS = {  # of each folder its modules, each of which may use those before it
-    "support": "files processes toy datasets weights fields configs runs training tokens flags backbones "
+    "support": "files processes toy datasets fields configs weights runs training tokens flags backbones "
     "command checks candidates side_by_side screens expected",
     "audit": "surfaces erase person report command",
     "reproduction": "recommenders baselines published report figures claims plan evidence tables benchmark",
