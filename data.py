@@ -19,6 +19,7 @@ from support.tokens import Tokenizer, train_pieces
 
 TASKS = "sequential", "direct"
 N_NEGATIVES = 100  # section 5.1
+INFINITIVE = {"watched": "watch", "bought": "buy"}
 
 
 class Split(NamedTuple):
@@ -56,9 +57,7 @@ def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndar
     rng = np.random.default_rng([seed, 2])
     negatives = np.full((len(dataset.users), n), -1)
     for user, history in enumerate(dataset.histories):
-        unseen = np.ones(len(dataset.titles), dtype=bool)
-        unseen[history] = False
-        drawn = rng.permutation(np.flatnonzero(unseen))[:n]
+        drawn = rng.permutation(np.delete(np.arange(len(dataset.titles)), history))[:n]
         negatives[user, : len(drawn)] = drawn
     return negatives
 
@@ -92,23 +91,19 @@ def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001
     return numbers
 
 
-def bare_verb(verb: str) -> str:
-    return {"watched": "watch", "bought": "buy"}[verb]
-
-
 def sequential_prompt(user: int, history: list[int], nouns: tuple[str, str, str]) -> str:
     """The paper's prompt for sequential recommendation (section 3), for numbers of user and items."""
     plural, singular, verb = nouns
     return (
         f"User_{user} has already {verb} the following {plural} {', '.join(map(str, history))}. "
-        f"Which {singular} user_{user} would like to {bare_verb(verb)} next?"
+        f"Which {singular} user_{user} would like to {INFINITIVE[verb]} next?"
     )
 
 
 def direct_prompt(user: int, candidates: list[int], nouns: tuple[str, str, str]) -> str:
     """The paper's prompt for direct recommendation (section 3), for numbers of user and candidates."""
     _, singular, verb = nouns
-    question = f"Which {singular} user_{user} would like to {bare_verb(verb)}"
+    question = f"Which {singular} user_{user} would like to {INFINITIVE[verb]}"
     if len(candidates) == 0:
         # Differs from the paper: with no candidates listed (--prompt-candidates 0) the words that
         # announce a list would announce nothing.
@@ -203,7 +198,9 @@ def sequential_example(corpus: Corpus, user: int, history: np.ndarray, target: i
         ids, is_user = encode_prompt(text, user + 1, corpus.tokenizer)
         if len(ids) <= corpus.max_tokens or len(recent) <= 1:
             return Example(user, ids, is_user, target)
-        recent = recent[1:]
+        # each item but the newest is a word, "1001,", whose tokens go with it: as many as it takes
+        sizes = np.cumsum([len(corpus.tokenizer.word(f"{number},")) for number in recent[:-1]])
+        recent = recent[1 + np.searchsorted(sizes[:-1], len(ids) - corpus.max_tokens) :]
 
 
 def direct_example(corpus: Corpus, user: int, candidates: np.ndarray, target: int) -> Example:
@@ -229,9 +226,7 @@ def training_example(
         return sequential_example(corpus, user, train[:position], train[position])
     candidates = np.empty(0, dtype=np.int64)
     if corpus.prompt_candidates:
-        unseen = np.ones(len(corpus.numbers), dtype=bool)
-        unseen[corpus.dataset.histories[user]] = False
-        unseen = np.flatnonzero(unseen)
+        unseen = np.delete(np.arange(len(corpus.numbers)), corpus.dataset.histories[user])
         negatives = rng.choice(unseen, min(corpus.prompt_candidates, len(unseen)), replace=False)
         candidates = rng.permutation(np.append(negatives, train[position]))
     return direct_example(corpus, user, candidates, train[position])
@@ -300,9 +295,7 @@ class Asked(NamedTuple):
             negatives = negatives[: self.corpus.prompt_candidates]
         return np.append(getattr(self.corpus.split, self.part)[user], negatives[negatives >= 0])
 
-    def batches(
-        self, batch_size: int, device: torch.device
-    ) -> Iterator[tuple[np.ndarray, "Batch"]]:
+    def batches(self, batch_size: int, device: torch.device) -> Iterator[tuple[np.ndarray, Batch]]:
         """(rows in `users`, their prompts as a Batch), shortest first so that little is padded."""
         examples = [self.example(user) for user in self.users]
         order = np.argsort([len(example.input_ids) for example in examples], kind="stable")
@@ -317,17 +310,16 @@ class Asked(NamedTuple):
 def collate(corpus: Corpus, examples: list[Example], device: str | torch.device = "cpu") -> Batch:
     """Examples as padded tensors."""
     targets = [corpus.target(example.target) for example in examples]
-    length = max(len(example.input_ids) for example in examples)
+    lengths = np.array([len(example.input_ids) for example in examples])
     target_length = max(1, *map(len, targets))
-    input_ids = np.full((len(examples), length), corpus.tokenizer.pad_id)
-    user_mask = np.zeros((len(examples), length), dtype=bool)
+    input_ids = np.full((len(examples), lengths.max()), corpus.tokenizer.pad_id)
+    user_mask = np.zeros(input_ids.shape, dtype=bool)
     target_ids = np.full((len(examples), target_length), -1)
     for row, (example, target) in enumerate(zip(examples, targets)):
         input_ids[row, : len(example.input_ids)] = example.input_ids
         user_mask[row, : len(example.is_user)] = example.is_user
         target_ids[row, : len(target)] = target
-    lengths = np.array([len(example.input_ids) for example in examples])
-    mask = np.arange(length) < lengths[:, None]
+    mask = np.arange(lengths.max()) < lengths[:, None]
     return Batch(
         users=np.array([example.user for example in examples]),
         input_ids=torch.from_numpy(input_ids).to(device),

@@ -72,7 +72,7 @@ def own_memory(model: nn.Module, device: torch.device) -> None:
 
 def weights_fingerprint(folder: Path) -> str:
     """Twelve hex digits that change with any byte of a folder's config or weights."""
-    files = [path for path, _ in weight_files(folder)[0]]
+    files = [path for path, _ in weight_files(folder)]
     return sha256_of(folder / "config.json", *files)[:12]
 
 

@@ -5,6 +5,7 @@ Each is read by one function that checks every line; its InputError names the fi
 
 import hashlib
 import io
+import re
 import urllib.request
 import zipfile
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from support import toy
-from support.files import InputError, enough_memory, refuse, write_atomically
+from support.files import InputError, enough_memory, refuse, show, write_atomically
 
 GENDERS = ["F", "M"]
 AGES = ["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"]  # MovieLens-1M's classes
@@ -35,7 +36,8 @@ ML1M_URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 ML1M_MD5 = "c4d9eecfca2ab87c1945afe126590906"  # published beside the file
 ML1M_FOLDER = "data/ml-1m"
 ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
-ML1M_LIMIT = 50_000_000  # bytes; the zip has 6 MB, its largest file 25 MB
+# how programs write that there is no value; not "none", an occupation of MovieLens-100K
+MISSING = {"", *"nan null na n/a #n/a <na> nil undefined missing ? - -- \\n".split()}
 # of Insurance's Train.csv, before one column for each product
 PERSON = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
 
@@ -119,8 +121,6 @@ def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyCo
         return load_ml1m(folder or download_ml1m(Path(ML1M_FOLDER)))
     if folder is None:
         raise InputError(f"--data {name} needs --data-dir, the folder with its files")
-    if not folder.is_dir():
-        refuse(f"--data-dir {folder}", "there is no such folder; correct it")
     if name == "ml-100k":
         return load_ml100k(folder)
     return load_insurance(folder) if name == "insurance" else load_recbole(name, folder)
@@ -158,30 +158,33 @@ def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
 
 
 def read_rows(
-    path: Path, separator: str, columns: str | None = None, encoding: str = "utf-8"
+    path: Path, separator: str, columns: str | None = None, notes: list[str] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
     """Each line of a table as ("file:line", its fields).
 
     Every line must be as wide as `columns`, names with the separator in between, or, if there are
-    none, as the first line, the file's own header.
+    none, as the first line, the file's own header. The file is in UTF-8; with `notes`, which say so
+    where it is, a line may also be in Latin-1, as MovieLens is. None of its names is UTF-8 by chance.
     """
     place, width = str(path), len(columns.split(separator)) if columns else None
     try:
-        with path.open(encoding=encoding, newline="") as file:
+        # bytes that are not UTF-8 become lone surrogates, which no text has
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             for number, line in enumerate(file, start=1):
-                if (
-                    number == 1
-                ):  # the mark that some editors begin UTF-8 with, also as Latin-1 reads it
-                    line = line.removeprefix("\ufeff").removeprefix("\xef\xbb\xbf")
-                where, row = f"{place}:{number}", line.rstrip("\r\n").split(separator)
+                where = f"{place}:{number}"
+                is_utf8 = line.isascii() or not re.search("[\udc80-\udcff]", line)
+                if not is_utf8 and notes is None or number == 1 and "\0" in line:  # in UTF-16
+                    refuse(where, "the file is not in UTF-8, in which it is read; save it so")
+                if not is_utf8:
+                    line = line.encode(errors="surrogateescape").decode("latin-1")
+                elif notes is not None and not line.isascii():
+                    notes.append(f"{path.name} is in UTF-8, not in Latin-1, and read so")
+                row = line.rstrip("\r\n").split(separator)
                 width = width or len(row)
                 if len(row) != width:
                     has = f"{len(row)} columns where {columns or 'the header'} has {width}"
-                    mend = "mend the line or copy the file again" if columns else "mend it"
-                    refuse(where, f"{has}; {mend}")
+                    refuse(where, f"{has}; mend the line or copy the file again")
                 yield where, row
-    except UnicodeDecodeError as error:
-        refuse(place, f"not {encoding} text ({error}); copy it again")
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = "is missing" if missing else f"cannot be read: {error.strerror}"
@@ -193,8 +196,17 @@ def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> 
     # int() alone takes 1_0, +1 and the digits of other scripts as well, but not thousands of digits
     plain = text.isascii() and text.isdecimal() and len(text) < 4000
     if not plain or not low <= int(text) <= high:
-        refuse(where, f"{what} is {text[:40]!r}, not a whole number in {low}..{high}; mend it")
+        why = f"{what} is {text[:40]!r}, not a whole number in {low}..{high}"
+        refuse(where, f"{why}; mend it or remove the line")
     return int(text)
+
+
+def given(where: str, what: str, text: str, whose: str = "user") -> str:
+    """`text` as it is; InputError at `where` if it only says that there is no value."""
+    if text.strip().lower() in MISSING or (what, text) == ("age", "-1"):
+        says = f"{text[:40]!r}, which stands for no value" if text.strip() else "empty"
+        refuse(where, f"{what} is {says}; fill it or remove the {whose}")
+    return text
 
 
 def index_of(where: str, what: str, value: str, values: list[str] | dict[str, int]) -> int:
@@ -220,10 +232,7 @@ class Draft:
 
     def __init__(self, name: str, **classes: list[str]):
         self.name, self.classes = name, classes
-        self.users, self.items = (
-            {},
-            {},
-        )  # the source's own id -> index, in the order in which they come
+        self.users, self.items = {}, {}  # the source's own id -> index, in the order of the file
         self.people: list[dict] = []  # of each user the class, or its name, in each attribute
         self.titles: list[tuple[str, str]] = []  # of each item its title and its genres
         self.interactions: list[tuple[int, int, float]] = []  # user, item, time
@@ -233,14 +242,14 @@ class Draft:
         """A "user", or an item, called `what` in messages; InputError at `where` if it is there already."""
         of_user, of_item = (self.users, self.people), (self.items, self.titles)
         indices, values = of_user if what == "user" else of_item
-        if source_id in indices:
+        if given(where, what, source_id, what) in indices:
             refuse(where, f"{what} {source_id[:40]!r} stands in the file twice; remove one")
         indices[source_id] = len(indices)
         values.append(value)
 
     def add_ratings(self, path: Path, separator: str, columns: str, lowest: int) -> None:
         """MovieLens's ratings, `lowest` to 5: user, movie, rating, time in seconds."""
-        for where, (user, movie, rating, time) in read_rows(path, separator, columns, "latin-1"):
+        for where, (user, movie, rating, time) in read_rows(path, separator, columns):
             if user not in self.users or movie not in self.items:  # calls for a million are slow
                 index_of(where, "user", user, self.users)
                 index_of(where, "movie", movie, self.items)
@@ -273,9 +282,7 @@ class Draft:
         for attr in self.people[0]:
             labels = [person[attr] for person in self.people]
             classes[attr] = self.classes.get(attr) or sorted(set(labels))
-            codes = (
-                {} if attr in self.classes else {name: i for i, name in enumerate(classes[attr])}
-            )
+            codes = {name: i for i, name in enumerate(classes[attr])}  # of names; others are codes
             attributes[attr] = np.array([codes.get(label, label) for label in labels])[active]
         return Dataset(
             name=self.name,
@@ -285,12 +292,13 @@ class Draft:
             titles=[self.titles[i][0] for i in used],
             genres=[self.titles[i][1] for i in used],
             histories=np.split(item, np.flatnonzero(np.diff(user)) + 1),
-            notes=self.notes + [f"{n} {what}" for what, n in left_out.items() if n],
+            notes=[*dict.fromkeys(self.notes)]
+            + [f"{n} {what}" for what, n in left_out.items() if n],
             **nouns,
         )
 
 
-def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=print) -> Path:
+def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=show) -> Path:
     """MovieLens-1M's three files in `folder`, downloaded from GroupLens if they are not there yet.
 
     The zip is checked against its published MD5 before anything is taken out of it, and three
@@ -303,22 +311,15 @@ def download_ml1m(folder: Path, url: str = ML1M_URL, md5: str = ML1M_MD5, say=pr
     say(f"downloading MovieLens-1M (6 MB) from {url} into {folder}")
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
-            content = response.read(ML1M_LIMIT + 1)
+            content = response.read(50_000_000)  # the zip has 6 MB
     except (OSError, HTTPException) as error:
         raise InputError(f"cannot download {url} ({error}); {by_hand}") from None
-    if len(content) > ML1M_LIMIT:
-        raise InputError(f"{url} sends more than 50 MB, which MovieLens-1M is not; {by_hand}")
     got = hashlib.md5(content).hexdigest()
     if got != md5:
         raise InputError(f"{url} has MD5 {got}, MovieLens-1M has {md5}; try again, or {by_hand}")
-    files = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in ML1M_FILES:
-                info = archive.getinfo(f"ml-1m/{name}")
-                if info.file_size > ML1M_LIMIT:
-                    refuse(url, f"{name} would unpack to {info.file_size} bytes; {by_hand}")
-                files[name] = archive.read(info)
+            files = {name: archive.read(f"ml-1m/{name}") for name in ML1M_FILES}
     except (zipfile.BadZipFile, KeyError) as error:
         refuse(url, f"not the zip of MovieLens-1M ({error}); {by_hand}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -331,13 +332,15 @@ def load_ml1m(folder: Path) -> Dataset:
     """MovieLens-1M (Harper and Konstan 2015): gender 2, age 7, occupation 21 classes, its own codes."""
     draft = Draft("ml-1m", gender=GENDERS, age=AGES, occupation=OCCUPATIONS)
     columns = "UserID::Gender::Age::Occupation::Zip-code"
-    for where, row in read_rows(folder / "users.dat", "::", columns, "latin-1"):
+    for where, row in read_rows(folder / "users.dat", "::", columns, draft.notes):
         gender = index_of(where, "gender", row[1], GENDERS)
         age = index_of(where, "age", row[2], AGE_CODES)
         occupation = whole(where, "occupation", row[3], 0, 20)
         draft.add(where, "user", row[0], dict(gender=gender, age=age, occupation=occupation))
     columns = "MovieID::Title::Genres"
-    for where, (movie, title, genres) in read_rows(folder / "movies.dat", "::", columns, "latin-1"):
+    for where, (movie, title, genres) in read_rows(
+        folder / "movies.dat", "::", columns, draft.notes
+    ):
         draft.add(where, "movie", movie, (title, genres))
     path, columns = folder / "ratings.dat", "UserID::MovieID::Rating::Timestamp"
     draft.add_ratings(path, "::", columns, lowest=0)
@@ -351,12 +354,13 @@ def load_ml100k(folder: Path) -> Dataset:
     """
     draft = Draft("ml-100k", gender=GENDERS, age=AGES)
     columns = "user id|age|gender|occupation|zip code"
-    for where, row in read_rows(folder / "u.user", "|", columns, "latin-1"):
+    for where, row in read_rows(folder / "u.user", "|", columns, draft.notes):
         age = age_class(whole(where, "age", row[1], 1, 120))
         gender = index_of(where, "gender", row[2], GENDERS)
-        draft.add(where, "user", row[0], dict(gender=gender, age=age, occupation=row[3]))
+        occupation = given(where, "occupation", row[3])
+        draft.add(where, "user", row[0], dict(gender=gender, age=age, occupation=occupation))
     columns = f"movie id|title|release|video release|URL|{ML100K_GENRES}"
-    for where, row in read_rows(folder / "u.item", "|", columns, "latin-1"):
+    for where, row in read_rows(folder / "u.item", "|", columns, draft.notes):
         flags = zip(ML100K_GENRES.split("|"), row[5:])
         genres = "|".join(genre for genre, flag in flags if flag == "1")
         draft.add(where, "movie", row[0], (row[1], genres))
@@ -430,7 +434,8 @@ def load_recbole(name: str, folder: Path) -> Dataset:
 
     Tab-separated, the first line names each column as `field:type`. Every `token` column of
     NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in whole
-    years (token or float, more than ten different ones) becomes MovieLens-1M's seven classes.
+    years (token or float, more than ten different ones) becomes MovieLens-1M's seven classes,
+    and one that is no year among them is refused: it would leave a class for every year.
     Interactions are ordered by `timestamp`, where there is none by their order in the file. A
     title is the item's first column with 'title' or 'name' in its field.
     """
@@ -438,17 +443,20 @@ def load_recbole(name: str, folder: Path) -> Dataset:
     if Path(name).name != name or not path.exists():  # the name is also part of a run's folder
         others = "toy, ml-1m, ml-100k, insurance"
         refuse(f"--data {name}", f"neither {others} nor a file {path}; correct one of the two")
-    types, rows = read_atomic(path.with_name(f"{name}.user"), "user_id")
+    user_path = path.with_name(f"{name}.user")
+    types, rows = read_atomic(user_path, "user_id")
     for where, row in rows:
         draft.add(where, "user", row["user_id"], row)
-        if empty := [column for column, value in row.items() if not value]:
-            refuse(where, f"{empty[0]} is empty; fill it or remove the user")
-    is_year = lambda text: text.isascii() and text.removesuffix(".0").isdecimal()
-    ages = {person.get("age") for person in draft.people}
-    if len(ages) > 10 and all(map(is_year, ages)):
+        for column in types:
+            if types[column] == "token" or not row[column]:  # of no other the values are used
+                given(where, column, row[column])
+    ages = {person.get("age", "").removesuffix(".0") for person in draft.people}
+    # a single one may be no year: the largest of ages that were scaled to 0 .. 1
+    if len(ages) > 10 and len(ages & {str(years) for years in range(1, 121)}) > 1:
         draft.classes["age"], types["age"] = AGES, "token"
-        for person in draft.people:
-            person["age"] = age_class(float(person["age"]))
+        for line, person in enumerate(draft.people, start=2):
+            years = person["age"].removesuffix(".0")
+            person["age"] = age_class(whole(f"{user_path}:{line}", "age", years, 1, 120))
     kept = [column for column in types if types[column] == "token" and column != "user_id"]
     draft.people = [{column: person[column] for column in kept} for person in draft.people]
     item_path = path.with_name(f"{name}.item")

@@ -94,8 +94,9 @@ class Run:
         run.config = run.as_noted(config)
         refuse_another(f"--resume {folder}", was, run.decides(), "make it as it was or begin anew")
         run.open(run.so_far().get("seconds", 0.0))
-        for path in run.folder.glob(".*.*"):  # a killed run's half-written files
-            path.unlink()
+        for path in run.folder.glob(".[!_]*.*"):  # a killed run's half-written files, not a Mac's
+            if path.is_file():
+                path.unlink()
         run.say(f"resuming {folder}")
         return run
 

@@ -91,9 +91,7 @@ def tokenizer_in(folder: Path) -> Tokenizer:
         if path.is_file():
             tokenizer = Tokenizer(path.read_bytes(), str(path), n_sentinels)
             if tokenizer.vocab_size > vocab_size:
-                has = (
-                    f"{tokenizer.vocab_size} tokens, but vocab_size in {folder / 'config.json'} is "
-                )
-                refuse(path, f"{has}{vocab_size}; copy both again")
+                says = f"but vocab_size in {folder / 'config.json'} is {vocab_size}"
+                refuse(path, f"{tokenizer.vocab_size} tokens, {says}; copy both again")
             return tokenizer
     refuse(folder, "spiece.model or tokenizer.model is missing; copy it there")

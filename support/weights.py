@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from dataclasses import fields
 from http.client import HTTPException
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,8 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from support.files import InputError, load_tensors, refuse, sha256_of
+from support.configs import LlamaConfig, T5Config
+from support.files import InputError, load_tensors, refuse, sha256_of, show, try_folder
 
 # checkpoint name -> our name; {stack} is encoder or decoder, {i} the layer, {x} each of q, k, v and
 # o, and {last} the feed-forward's place in a layer: 1 in the encoder, 2 in the decoder
@@ -41,7 +43,7 @@ T5_NAMES = {
     "{stack}.block.{i}.layer.{last}.DenseReluDense.wo.weight": "{stack}.layers.{i}.ff.down.weight",
 }
 # copies of the embedding that some published files carry as well, the last where the head is tied
-T5_COPIES = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"
+COPIES = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"
 # in the files of the first T5s, and read by no T5: attention to the encoder has no position bias
 T5_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
@@ -56,7 +58,6 @@ LLAMA_NAMES = {
     "model.layers.{i}.mlp.up_proj.weight": "layers.{i}.ff.up.weight",
     "model.layers.{i}.mlp.down_proj.weight": "layers.{i}.ff.down.weight",
 }
-LLAMA_COPIES = ("lm_head.weight",)
 
 
 def public_names(config: dict) -> dict[str, str]:
@@ -80,16 +81,29 @@ def public_names(config: dict) -> dict[str, str]:
     return names
 
 
+SHAPES = {"t5": T5Config, "llama": LlamaConfig}
 NEEDED = {
     "t5": "vocab_size d_model d_kv d_ff num_layers num_heads".split(),
     "llama": "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split(),
 }
+# null in these means that they are not there, as in transformers, which writes it so
+NULL_IS_ABSENT = "num_decoder_layers num_key_value_heads head_dim tie_word_embeddings".split()
+NULL_IS_ABSENT += ["pad_token_id", "decoder_start_token_id"]
 # field -> the values of it that are implemented; whatever else it says is refused, not ignored
 IMPLEMENTED = {
     "t5": dict(feed_forward_proj=("relu", "gated-gelu"), is_encoder_decoder=(True,)),
     "llama": dict(hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,)),
 }
-IMPLEMENTED["llama"] |= dict(rope_scaling=(None,), partial_rotary_factor=(1.0,))
+IMPLEMENTED["llama"] |= dict(rope_scaling=(None,), partial_rotary_factor=(1.0, None))
+# field, or type of all others -> what its value is, the types of it in JSON, the lowest, the highest
+RANGES = {
+    int: ("a whole number", [int], 1, 999_999),
+    float: ("a number", [int, float], 1e-30, 1e30),
+    bool: ("true or false", [bool], False, True),
+    str: ("text", [str], "", "~"),  # IMPLEMENTED has its values
+    "dropout_rate": ("a number", [int, float], 0, 0.999),
+    "relative_attention_num_buckets": ("a whole number", [int], 4, 999_999),  # half, both ways
+}
 
 
 def read_config(folder: Path) -> dict:
@@ -107,59 +121,57 @@ def read_config(folder: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); copy it again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in NEEDED:
+    if kind not in list(SHAPES):
         refuse(path, f"model_type is {kind!r}; 't5' and 'llama' are implemented, take one")
-    rope = config.get("rope_parameters") or {}  # the newer way to write what follows
-    if rope.get("rope_type", "default") != "default":
+    config = {k: v for k, v in config.items() if v is not None or k not in NULL_IS_ABSENT}
+    rope = config.pop("rope_scaling", None) or config.get("rope_parameters") or {}  # its newer name
+    plain = {"rope_type": "default", "partial_rotary_factor": 1.0, "rope_theta": 0}
+    if not isinstance(rope, dict) or plain | rope | {"rope_theta": 0} != plain:
         config["rope_scaling"] = rope
+    elif "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
     for field, values in (IMPLEMENTED[kind] | {"quantization_config": (None,)}).items():
         if field in config and config[field] not in values:
             choices = " or ".join(map(repr, values))
             refuse(path, f"{field} is {repr(config[field])[:80]}; implemented is {choices}")
     if missing := [field for field in NEEDED[kind] if config.get(field) is None]:
         refuse(path, f"{', '.join(missing)} missing; copy it again")
-    check_sizes(path, config, NEEDED[kind])
-    set_in = {field: value for field, value in config.items() if value is not None}
-    if kind == "t5":
-        tied = set_in.get("tie_word_embeddings", True)
-        defaults = {"feed_forward_proj": "relu", "num_decoder_layers": config["num_layers"]}
-        defaults |= {"tie_word_embeddings": tied, "scale_decoder_outputs": tied}
-    else:
-        heads = config["num_attention_heads"]
-        defaults = {"num_key_value_heads": heads, "head_dim": config["hidden_size"] // heads}
-        defaults |= {"tie_word_embeddings": False}
-        set_in["rope_theta"] = float(rope.get("rope_theta", set_in.get("rope_theta", 10000.0)))
-    config |= defaults | set_in
-    check_sizes(path, config, ["num_decoder_layers", "num_key_value_heads", "head_dim"])
-    if kind == "llama" and heads % config["num_key_value_heads"]:
-        groups = f"num_key_value_heads {config['num_key_value_heads']}"
-        refuse(path, f"num_attention_heads {heads} is no multiple of {groups}; copy it again")
-    for field in "bos_token_id", "eos_token_id":
-        if type(ids := config.get(field, 0)) is not int:
-            refuse(path, f"{field} is {ids!r}; one token id is implemented; take another model")
-    return config
+    defaults = {field.name: field.default for field in fields(SHAPES[kind])}
+    defaults["num_decoder_layers"] = config.get("num_layers")
+    defaults["scale_decoder_outputs"] = config.get("tie_word_embeddings", True)
+    defaults["num_key_value_heads"] = heads = config.get("num_attention_heads")
+    check_fields(path, defaults | config)
+    if kind == "llama":
+        defaults["head_dim"] = config["hidden_size"] // heads
+        groups, width = ((defaults | config)[name] for name in ("num_key_value_heads", "head_dim"))
+        if heads % groups or width % 2 or not width:  # pairs of a head's entries are rotated
+            why = f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}"
+            refuse(path, f"{why}, or head_dim {width} of 2; copy it again")
+    return defaults | config
 
 
-def check_sizes(path: Path, config: dict, fields: list[str]) -> None:
-    """Raises InputError where one of the fields is there and is no size."""
-    for field in fields:
-        if type(value := config.get(field, 1)) is not int or value < 1:
-            refuse(path, f"{field} is {value!r}, not a whole number from 1 on; copy it again")
+def check_fields(path: Path, config: dict) -> None:
+    """Raises InputError where a field that is read has a value of another type or out of its range."""
+    for field in fields(SHAPES[config["model_type"]]):
+        what, kinds, low, high = RANGES.get(field.name) or RANGES[field.type]
+        if field.name.endswith("_token_id"):
+            low, high = 0, config["vocab_size"] - 1
+        if field.name == "relative_attention_max_distance":  # half of them are for near tokens
+            low = config["relative_attention_num_buckets"] // 2 + 1
+        if type(value := config[field.name]) not in kinds or not low <= value <= high:
+            what += f" from {low} on, {high} at most" if "number" in what else ""
+            refuse(path, f"{field.name} is {json.dumps(value)[:80]}, not {what}; mend it")
 
 
 def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tensor]]:
     """Our name -> (file, its name there, tensor), one for every parameter and none left over."""
     found = {}  # checkpoint name -> (file, tensor)
-    files, total_size = weight_files(folder)
-    for path, listed in files:
+    path = folder  # where an index lists nothing
+    for path, listed in weight_files(folder):
         tensors = load_tensors(path) if path.suffix == ".safetensors" else load_bin(path)
         if listed is not None and (wrong := sorted(listed ^ tensors.keys())):
             refuse(path, f"{wrong[0]} is in the file or in the index, not in both; copy both")
         found |= {key: (path, tensor) for key, tensor in tensors.items()}
-    size = sum(tensor.nbytes for _, tensor in found.values())
-    if total_size not in (None, size):
-        says = f"the index says {total_size} bytes of tensors, the shards have {size}"
-        refuse(path.parent, f"{says}; copy the folder again")
     names, where = public_names(config), folder / "config.json"
     drop_what_is_not_read(found, names, config)
     if left_over := sorted(found.keys() - names.keys()):
@@ -181,7 +193,7 @@ def drop_what_is_not_read(found: dict, names: dict[str, str], config: dict) -> N
     found.pop(T5_UNUSED, None)
     is_llama = config["model_type"] == "llama"
     original = "model.embed_tokens.weight" if is_llama else "shared.weight"
-    for copy in LLAMA_COPIES if is_llama else T5_COPIES:
+    for copy in COPIES:
         if copy in found and copy not in names and original in found:
             path, tensor = found.pop(copy)
             if not torch.equal(tensor, found[original][1]):
@@ -199,27 +211,26 @@ def drop_what_is_not_read(found: dict, names: dict[str, str], config: dict) -> N
                 refuse(path, f"{key} is not {made}; copy both again")
 
 
-def weight_files(folder: Path) -> tuple[list[tuple[Path, set[str] | None]], int | None]:
-    """The files that hold the tensors, each with the keys that an index says it has, and how many bytes
-    of tensors an index says there are.
-    """
+def weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
+    """The files that hold the tensors, each with the keys that an index says it has."""
     for name in "model.safetensors", "pytorch_model.bin":
         if (folder / name).exists():
-            return [(folder / name, None)], None
+            return [(folder / name, None)]
         if (folder / f"{name}.index.json").exists():
             return read_index(folder / f"{name}.index.json", Path(name).suffix)
     others = "pytorch_model.bin and either's index of shards; copy the folder again"
     raise InputError(f"{folder / 'model.safetensors'} is missing, and so are {others}")
 
 
-def read_index(path: Path, suffix: str) -> tuple[list[tuple[Path, set[str]]], int | None]:
+def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str]]]:
     """The shards that an index lists, with their keys. It cannot reach outside its own folder."""
-    again = "; copy the folder again"
+    again, folder = "; copy the folder again", path.parent.resolve()
+    # in the hub's cache every file is a link: REPOSITORY/snapshots/COMMIT/.. to REPOSITORY/blobs/..
+    snapshots = [up for up in folder.parents if up.name == "snapshots"]
+    home = next((up.parent for up in snapshots if (up.parent / "blobs").is_dir()), folder)
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         files_of_keys = list(index["weight_map"].items())
-        # what a .bin's index counts has changed over time: shared tensors once, or every time
-        total_size = index.get("metadata", {}).get("total_size") if suffix != ".bin" else None
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         refuse(path, f"not an index of shards ({error!r}){again}")
     shards: dict[str, set[str]] = {}
@@ -229,13 +240,14 @@ def read_index(path: Path, suffix: str) -> tuple[list[tuple[Path, set[str]]], in
             refuse(path, f"{key} is in {name!r}, not the name of a {suffix} file here{again}")
         shards.setdefault(name, set()).add(key)
     for name in shards:
-        if (path.parent / name).resolve().parent != path.parent.resolve():
-            refuse(path, f"{name} is a link that leaves the folder; put the file itself there")
         if not (path.parent / name).exists():
             raise InputError(f"{path.parent / name} is missing, {path.name} lists it{again}")
-    if more := {p.name for p in path.parent.glob(f"*-of-*{suffix}")} - shards.keys():
+        if not (path.parent / name).resolve().is_relative_to(home):
+            refuse(path, f"{name} is a link that leaves the folder; put the file itself there")
+    # not hidden ones: macOS leaves a "._" beside every file on a disk that it has written to
+    if more := {p.name for p in path.parent.glob(f"[!.]*-of-*{suffix}")} - shards.keys():
         raise InputError(f"{path.parent / min(more)} is not in {path.name}{again}")
-    return [(path.parent / name, keys) for name, keys in sorted(shards.items())], total_size
+    return [(path.parent / name, keys) for name, keys in sorted(shards.items())]
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
@@ -284,7 +296,7 @@ class KeepHeaders(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, url)
 
 
-def download(url: str, path: Path, say: Callable = print, pause: float = 2.0) -> None:
+def download(url: str, path: Path, say: Callable = show, pause: float = 2.0) -> None:
     """Download `url` to `path`, which gets its name when size and SHA-256 (where given) are right.
 
     Until then the bytes are in a .part file beside it. After a broken connection, or in a later call, it
@@ -362,7 +374,7 @@ def download_rest(url: str, part: Path, have: int, name: str, say: Callable) -> 
 
 
 def fetch_backbone(
-    name: str, folder: Path, hub: str = HUB, say: Callable = print, pause: float = 2.0
+    name: str, folder: Path, hub: str = HUB, say: Callable = show, pause: float = 2.0
 ) -> Path:
     """`folder` with the published model's config, tokenizer and weights; what is missing is downloaded.
 
@@ -376,7 +388,7 @@ def fetch_backbone(
             download(f"{hub}/{repository}/resolve/main/{file}", folder / file, say, pause)
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        try_folder(folder)
         get("config.json")
         get(tokenizer)
         try:

@@ -786,7 +786,7 @@ MISTAKES = {
     "--model popularity --epochs 3": "--epochs: --model popularity does not go by it",
     "--model c-pmf --prefix-len 3": "leave it out, or choose --model s-sas, s-b4, all",
     "--model pmf --data ml-100k": "--data ml-100k needs --data-dir",
-    "--model pmf --data ml-100k --data-dir nowhere": "--data-dir nowhere: there is no such folder",
+    "--model pmf --data ml-100k --data-dir nowhere": "nowhere/u.user is missing",
     "--model pmf --data films --data-dir .": "--data films: neither toy, ml-1m",
     "--model pmf --data ml-1m --toy-users 60": "--data ml-1m: --toy-users is for toy",
     "--model pmf --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",

@@ -27,7 +27,6 @@ import tempfile
 import traceback
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,7 @@ def torch_file(content):
     return spoil
 
 
-def shards(weight_map: dict[str, str] | None = None, total: int | None = None, more=lambda: None):
+def shards(weight_map: dict[str, str] | None = None, more=lambda: None):
     """t5's tensors in two files with an index, some entries of which say something else."""
 
     def spoil(patch):
@@ -163,8 +162,7 @@ def shards(weight_map: dict[str, str] | None = None, total: int | None = None, m
         for name, keys in zip(names, parts):
             save_tensors(Path("t5") / name, {key: found[key] for key in keys})
         where = {key: name for name, keys in zip(names, parts) for key in keys}
-        size = sum(tensor.nbytes for tensor in found.values()) if total is None else total
-        index = {"metadata": {"total_size": size}, "weight_map": where | (weight_map or {})}
+        index = {"metadata": {}, "weight_map": where | (weight_map or {})}
         Path("t5/model.safetensors.index.json").write_text(json.dumps(index))
         more()
 
@@ -208,15 +206,6 @@ def served(content: bytes, as_published: bool = False):
             patch.setattr(datasets.download_ml1m, "__defaults__", right)
 
     return spoil
-
-
-def zipped(**names: int) -> bytes:
-    """A zip with a file of as many zeros under each name."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, size in names.items():
-            archive.writestr(name.replace("__", "/").replace("_", "."), bytes(size))
-    return content.getvalue()
 
 
 def hub(headers: dict | None = None, linked: str | None = None, **contents):
@@ -578,7 +567,7 @@ TABLE = [
     ("train.py --attr gender --data ml-100k", None,
      "--data ml-100k needs --data-dir, the folder with its files"),
     ("train.py --attr gender --data ml-100k --data-dir nowhere", None,
-     "--data-dir nowhere: there is no such folder; correct it"),
+     "nowhere/u.user is missing; put it there or correct --data-dir"),
     ("train.py --attr gender --data films --data-dir mini", None,
      "--data films: neither toy, ml-1m, ml-100k, insurance nor a file mini/films.inter; correct one of "
      "the two"),
@@ -588,12 +577,13 @@ TABLE = [
     (ML_1M, remove("ml-1m/users.dat"),
      "ml-1m/users.dat is missing; put it there or correct --data-dir"),
     (MINI, write("mini/mini.user", b"user_id:token\xff"),
-     "mini/mini.user: not utf-8 text ([..]); copy it again"),
+     "mini/mini.user:1: the file is not in UTF-8, in which it is read; save it so"),
     (ML_1M, change("ml-1m/ratings.dat", "1::20::3::500", "1::20::3"),
      "ml-1m/ratings.dat:3: 3 columns where UserID::MovieID::Rating::Timestamp has 4; mend the line or "
      "copy the file again"),
     (ML_1M, change("ml-1m/ratings.dat", "::900", "::soon"),
-     "ml-1m/ratings.dat:1: timestamp is 'soon', not a whole number in 0..9007199254740992; mend it"),
+     "ml-1m/ratings.dat:1: timestamp is 'soon', not a whole number in 0..9007199254740992; mend it or "
+     "remove the line"),
     (ML_1M, change("ml-1m/ratings.dat", "3::30::2::1", "9::30::2::1"),
      "ml-1m/ratings.dat:8: user '9' is unknown, known are 1, 2, 3; mend it"),
     (ML_1M, change("ml-1m/users.dat", "3::M", "2::M"),
@@ -608,14 +598,19 @@ TABLE = [
      "'ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code,<"
      "one column a product>'; copy it again"),
     (INSURANCE, change("insurance/Train.csv", ",1,0,1,0", ",1,0,1"),
-     "insurance/Train.csv:3: 11 columns where the header has 12; mend it"),
+     "insurance/Train.csv:3: 11 columns where the header has 12; mend the line or copy the file again"),
     (MINI, change("mini/mini.user", "age:token", "age:int"),
      "mini/mini.user:1: the header must name each column once as field:type, field without / \\ and "
      "comma, type one of float, float_seq, token, token_seq, with user_id among them"),
     (MINI, change("mini/mini.user", "\tFR", ""),
-     "mini/mini.user:3: 3 columns where the header has 4; mend it"),
+     "mini/mini.user:3: 3 columns where the header has 4; mend the line or copy the file again"),
     (MINI, change("mini/mini.user", "\tFR", "\t"),
      "mini/mini.user:3: country is empty; fill it or remove the user"),
+    (MINI, change("mini/mini.user", "\tFR", "\tNaN"),
+     "mini/mini.user:3: country is 'NaN', which stands for no value; fill it or remove the user"),
+    (MINI, write("mini/mini.user", "user_id:token\tage:token\n"
+                 + "".join(f"u{i}\t{250 if i == 7 else 20 + i}\n" for i in range(12))),
+     "mini/mini.user:9: age is '250', not a whole number in 1..120; mend it or remove the line"),
     (MINI, change("mini/mini.inter", "\t30\n", "\tnan\n"),
      "mini/mini.inter:2: timestamp is 'nan', not a number; mend it"),
     ("train.py --attr gender --data few --data-dir .", few_interactions(1),
@@ -632,10 +627,6 @@ TABLE = [
      "cannot download https://files.grouplens.org/datasets/movielens/ml-1m.zip (<urlopen error no "
      "route>); put users.dat, movies.dat, ratings.dat into data/ml-1m by hand, or name their folder "
      "with --data-dir"),
-    (GROUPLENS, served(bytes(50_000_001)),
-     "https://files.grouplens.org/datasets/movielens/ml-1m.zip sends more than 50 MB, which "
-     "MovieLens-1M is not; put users.dat, movies.dat, ratings.dat into data/ml-1m by hand, or name "
-     "their folder with --data-dir"),
     (GROUPLENS, served(b"hello"),
      "https://files.grouplens.org/datasets/movielens/ml-1m.zip has MD5 "
      "5d41402abc4b2a76b9719d911017c592, MovieLens-1M has c4d9eecfca2ab87c1945afe126590906; try again, "
@@ -645,10 +636,6 @@ TABLE = [
      "https://files.grouplens.org/datasets/movielens/ml-1m.zip: not the zip of MovieLens-1M (File is "
      "not a zip file); put users.dat, movies.dat, ratings.dat into data/ml-1m by hand, or name their "
      "folder with --data-dir"),
-    (GROUPLENS, served(zipped(**{"ml-1m__users_dat": 50_000_001}), as_published=True),
-     "https://files.grouplens.org/datasets/movielens/ml-1m.zip: users.dat would unpack to 50000001 "
-     "bytes; put users.dat, movies.dat, ratings.dat into data/ml-1m by hand, or name their folder with "
-     "--data-dir"),
     (HUB, failing(urllib.request, "build_opener", OSError("no route")),
      "t5-small cannot be had from https://huggingface.co/google-t5/t5-small "
      "(https://huggingface.co/google-t5/t5-small/resolve/main/config.json: no route, 0 bytes are kept "
@@ -683,11 +670,12 @@ TABLE = [
     (T5, without("t5/config.json", "d_kv"),
      "t5/config.json: d_kv missing; copy it again"),
     (T5, edit("t5/config.json", num_layers=-1),
-     "t5/config.json: num_layers is -1, not a whole number from 1 on; copy it again"),
+     "t5/config.json: num_layers is -1, not a whole number from 1 on, 999999 at most; mend it"),
     (LLAMA, edit("llama/config.json", num_key_value_heads=3),
-     "llama/config.json: num_attention_heads 4 is no multiple of num_key_value_heads 3; copy it again"),
+     "llama/config.json: num_attention_heads 4 is no multiple of num_key_value_heads 3, or head_dim 16 of "
+     "2; copy it again"),
     (LLAMA, edit("llama/config.json", eos_token_id=[2, 3]),
-     "llama/config.json: eos_token_id is [2, 3]; one token id is implemented; take another model"),
+     "llama/config.json: eos_token_id is [2, 3], not a whole number from 0 on, [..] at most; mend it"),
     (T5, remove("t5/spiece.model"),
      "t5: spiece.model or tokenizer.model is missing; copy it there"),
     (T5, write("t5/spiece.model", "hello"),
@@ -754,8 +742,6 @@ TABLE = [
      "t5/model.safetensors: it has 77 bytes, its header describes 73; not a whole safetensors file, "
      "copy it again"),
     # shards
-    (T5, shards(total=1),
-     "t5: the index says 1 bytes of tensors, the shards have 4745216; copy the folder again"),
     (T5, shards({"a": "../x.safetensors"}),
      "t5/model.safetensors.index.json: a is in '../x.safetensors', not the name of a .safetensors file "
      "here; copy the folder again"),
@@ -1002,7 +988,7 @@ def places_that_say_something() -> list[tuple[str, range, str]]:
 def test_every_error_of_the_code_is_in_the_table(outcome):
     reached = set().union(*(outcome(row)[2] for row in range(len(TABLE))))
     places = places_that_say_something()
-    assert len(places) == 164, "the search finds other places than before"
+    assert len(places) == 159, "the search finds other places than before"
     missing = [
         f"{name}:{lines[0]} {code}"
         for name, lines, code in places

@@ -22,8 +22,8 @@ SEVEN = [
     "train",
 ]  # each may use those before it
 FOLDERS = {  # of each folder its modules, each of which may use those before it
-    "support": "__init__ files processes toy datasets weights fields configs runs training tokens flags backbones "
-    "command checks candidates side_by_side screens expected",
+    "support": "__init__ files processes toy datasets fields configs weights runs training tokens flags "
+    "backbones command checks candidates side_by_side screens expected",
     "audit": "__init__ surfaces erase person report command",
     "reproduction": "__init__ recommenders baselines published report figures claims plan evidence tables benchmark",
     "lab": "",

@@ -421,15 +421,6 @@ WRONG_FOLDERS = {
         *(0, lambda f: edit_tensors(f, lambda t: t[NORM][3:4].fill_(torch.inf))),
         *(f"{NORM} holds NaN or infinite", "model.safetensors"),
     ),
-    "index lies about the size": (
-        *(
-            1,
-            lambda f: (f / INDEX).write_text(
-                (f / INDEX).read_text().replace('size": ', 'size": 1')
-            ),
-        ),
-        *("the index says 1", ""),
-    ),
     "index not json": (1, lambda f: (f / INDEX).write_text("["), "not an index", INDEX),
     "index without map": (1, lambda f: (f / INDEX).write_text("{}"), "not an index", INDEX),
     "index points outside": (

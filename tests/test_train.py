@@ -284,7 +284,7 @@ MISTAKES = {
     "--attr gendre": "--attr gendre: toy has no such attribute; choose from gender, age, occupation",
     "--attr gender --data ml-1m --data-dir nowhere": "nowhere/users.dat is missing",
     "--attr gender --data ml-100k": "--data ml-100k needs --data-dir",
-    "--attr gender --data ml-100k --data-dir nowhere": "--data-dir nowhere: there is no such folder",
+    "--attr gender --data ml-100k --data-dir nowhere": "nowhere/u.user is missing",
     "--attr gender --data films --data-dir .": "--data films: neither toy, ml-1m",
     "--attr gender --device tpu": "--device tpu: not to be had here",
     "--attr gender --prompt-candidates 200": "--prompt-candidates 200",
