@@ -23,7 +23,7 @@ SEVEN = [
 ]  # each may use those before it
 FOLDERS = {  # of each folder its modules, each of which may use those before it
     "support": "files processes toy datasets weights fields configs runs training tokens flags backbones "
-    "command checks candidates side_by_side screens expected",
+    "command checks candidates hits side_by_side screens expected",
     "audit": "surfaces erase person report command",
     "reproduction": "recommenders baselines published report figures claims plan evidence tables benchmark",
     "lab": "",
@@ -187,7 +187,7 @@ def test_the_paper_runs_without_what_stands_around_it(tmp_path):
     for name in [*(f"{module}.py" for module in SEVEN), "pyproject.toml"]:
         shutil.copy(ROOT / name, house)
     shutil.copytree(ROOT / "support", house / "support")
-    core = "attack cfp data expected files fuzz mixer model probe processes ranks weights"
+    core = "attack cfp data expected files fuzz hits mixer model probe processes ranks weights"
     for name in ["conftest.py", "commands.py", *(f"test_{part}.py" for part in core.split())]:
         shutil.copy(ROOT / "tests" / name, house / "tests")
 
