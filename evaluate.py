@@ -18,9 +18,10 @@ from cfp import Discriminator
 from data import Asked, Batch, Corpus, collate, people_with
 from mixer import Study
 from model import Backbone, Encoded, Prefix
-from probe import BOOTSTRAP, attack, floor, macro_auc, raw_history, user_states
+from probe import attack, floor, macro_auc, raw_history, user_states
 from support.candidates import generate, rank_of_first, ranks_by_end
 from support.files import run_command
+from support.hits import hits, kept
 from support.runs import run_module
 
 FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
@@ -69,18 +70,6 @@ def popularity_ranks(asked: Asked) -> np.ndarray:
     return candidate_ranks(asked, np.broadcast_to(counts, (len(asked.users), len(counts))))
 
 
-def hits(ranks: np.ndarray, seed: int) -> dict:
-    """hit@1, hit@3 and hit@10 as fractions in [0, 1], each with its 95% interval over resampled users."""
-    values, intervals = {}, {}
-    for k in (1, 3, 10):
-        hit, rng = ranks <= k, np.random.default_rng(seed)
-        # resampling n users with replacement: the number of hits among them is binomial
-        draws = rng.binomial(len(hit), hit.mean(), BOOTSTRAP) / len(hit)
-        values[f"hit@{k}"] = float(hit.mean())
-        intervals[f"hit@{k} interval"] = [*map(float, np.quantile(draws, [0.025, 0.975]))]
-    return values | intervals
-
-
 def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray) -> float:
     """Hit@10 on validation items, a fraction in [0, 1]."""
     return (held_out_ranks(model, Asked(corpus, task, "valid", users)) <= 10).mean()
@@ -92,17 +81,23 @@ def measure(
     attrs: list[str],
     prefix: Prefix | None,
     held_out: dict[str, np.ndarray],
-) -> tuple[dict, np.ndarray]:
-    """(a row of results.json, user states (users, d)): the test items of a task through a prefix.
+    before: np.ndarray | None = None,
+) -> tuple[dict, np.ndarray, np.ndarray]:
+    """(a row of results.json, user states (users, d), ranks (users,)): test items through a prefix.
 
-    Hit@k, and of each attribute what the strongest fresh attacker reads in the user-token states.
+    Hit@k, of each attribute what the strongest fresh attacker reads in the user-token states, and
+    what is kept of Hit@10 where there are the ranks (users,) `before`, which are those without a prefix.
     `held_out` (users,) of each attribute is True where the adversary was not told the label: attackers
     are then also trained and tested among these people alone, and among the others.
     """
     asked = Asked(study.corpus, task, "test", people_with(study.corpus, "test"))
     states = user_states(study.model, asked, prefix)
-    row = hits(held_out_ranks(study.model, asked, prefix), study.seed)
-    return row | attacked_row(asked, states, attrs, held_out, study.seed, study.device), states
+    ranks = held_out_ranks(study.model, asked, prefix)
+    row = hits(ranks, study.seed)
+    if before is not None:
+        row |= kept(popularity_ranks(asked), before, ranks, study.seed, "P5")
+    row |= attacked_row(asked, states, attrs, held_out, study.seed, study.device)
+    return row, states, ranks
 
 
 def attacked_row(
@@ -165,9 +160,10 @@ def before_and_after(
     results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
     labels = corpus.dataset.labels(attr)[people_with(corpus, "test")]
     for t, task in enumerate(study.tasks):
+        ranks = None
         for when, read_through in ("before", None), ("after", prefix):
-            row, states = measure(study, task, [attr], read_through, {attr: held_out})
-            results[when][task] = row
+            found = measure(study, task, [attr], read_through, {attr: held_out}, ranks)
+            results[when][task], states, ranks = found
         chance = floor(states, labels, None, seed, results["shuffles"], device)
         results["floor"][task] = {attr: chance}
         if discriminator is not None:
@@ -208,7 +204,7 @@ def combinations(
             about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
         found["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
         for task in study.tasks:
-            row, states = measure(study, task, attrs, None, held_out)
+            row, states, _ = measure(study, task, attrs, None, held_out)
             found["before"][task], found["floor"][task] = row, {}
             for attr, rows in about.items():
                 labels = corpus.dataset.labels(attr)[users[rows]]
@@ -216,10 +212,12 @@ def combinations(
                 found["floor"][task][attr] = chance
         results |= found | {"ways": []}
         study.run.keep(results)
+    asked = {task: Asked(corpus, task, "test", users) for task in study.tasks}
+    before = {task: held_out_ranks(study.model, asked[task]) for task in asked}  # no file has them
     done = len(results["ways"])
     for number, (hidden, how, seconds, prefix) in enumerate(ways[done:], done + 1):
         study.run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
-        row = {task: measure(study, task, attrs, prefix, held_out)[0] for task in study.tasks}
+        row = {t: measure(study, t, attrs, prefix, held_out, before[t])[0] for t in study.tasks}
         results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
         study.run.keep(results)
 

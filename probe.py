@@ -37,6 +37,7 @@ from support.candidates import score_candidates
 from support.configs import CFPConfig, LlamaConfig, T5Config
 from support.files import run_command, show, try_folder
 from support.flags import probe_args, to_hide
+from support.hits import BOOTSTRAP
 from support.processes import all_rows
 from support.runs import write_json
 from support.screens import probe_table
@@ -45,7 +46,6 @@ from support.training import set_rates
 
 FOLDS = 5
 SHUFFLES = 20  # repetitions of a whole attack on shuffled labels, behind every floor
-BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -161,12 +161,7 @@ def attack_logistic(
 
 
 def attack_mlp(
-    x: Tensor,
-    problems: Problems,
-    n_classes: int,
-    seed: int,
-    depth: int,
-    lr: float,
+    x: Tensor, problems: Problems, n_classes: int, seed: int, depth: int, lr: float
 ) -> list[Scores]:
     """An MLP on x (users, d); depth 7 is the paper's (appendix A.3). Mean of two of them.
 

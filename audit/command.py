@@ -9,7 +9,7 @@ from audit import person, report
 from data import TASKS
 from mixer import open_run
 from probe import SHUFFLES
-from support.files import InputError, run_command, show, try_folder
+from support.files import InputError, refuse, run_command, show, try_folder
 from support.flags import Parser, at_least, to_hide
 from support.runs import write_json
 
@@ -50,9 +50,8 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
         show(person.comparison(found))
         return found
     if args.attr is None and len(opened.prefixes) > 1:
-        raise InputError(
-            f"--audit: {args.run} hides {', '.join(opened.prefixes)}; name the one to read with --attr"
-        )
+        hidden = f"{args.run} hides {', '.join(opened.prefixes)}"
+        refuse("--audit", f"{hidden}; name the one to read with --attr")
     attr = args.attr or next(iter(opened.prefixes))
     opened.corpus.dataset.labels(attr)  # says so where there is no such attribute
     if not hide:

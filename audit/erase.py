@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from data import TASKS, Asked, Batch, people_with
-from evaluate import held_out_ranks, hits
+from evaluate import held_out_ranks
 from mixer import Opened, open_run
 from model import T5, Encoded
 from probe import attack, make_folds, user_states
-from support.files import InputError, run_command, show, try_folder
+from support.files import refuse, run_command, show, try_folder
 from support.flags import Parser, at_least
+from support.hits import hits, triple
 from support.runs import write_json
-from support.screens import percent, triple
+from support.screens import percent
 
 
 def leace(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -101,10 +102,9 @@ def main(argv: list[str] | None = None) -> dict:
     try_folder(args.run)
     opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     if not isinstance(opened.model, T5):
-        raise InputError(
-            f"--run {args.run}: a decoder-only model reads its prompt again in every layer; the states at "
-            "the user's tokens cannot be erased from outside"
-        )
+        again = "a decoder-only model reads its prompt again in every layer"
+        why = f"{again}; the states at the user's tokens cannot be erased from outside"
+        refuse(f"--run {args.run}", why)
     found = erased(opened, args.attr, args.seed)
     show(f"{args.attr} erased from the user tokens with LEACE (%, 95% intervals)")
     for task, row in found.items():

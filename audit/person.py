@@ -14,8 +14,8 @@ from audit.surfaces import surfaces, unmet
 from data import Asked, Corpus, met_before, people_with
 from mixer import Opened
 from probe import five_folds, scores_of, standardised, user_states
-from support.files import InputError
-from support.screens import columns
+from support.files import refuse
+from support.screens import aligned
 from support.side_by_side import Problems
 
 FAST = ["logistic regression", "two-layer MLP"]  # the attackers that learn within a second
@@ -52,15 +52,12 @@ def find_user(corpus: Corpus, name: str) -> int:
     user = dataset.users.index(name) if name in dataset.users else None
     if user is None or not dataset.is_person[user]:
         first = ", ".join(dataset.users[person] for person in people[:3])
-        raise InputError(
-            f"--user {name}: {dataset.name} has no such user; its {len(people)} are {first}, .. "
-            f"{dataset.users[people[-1]]}"
-        )
+        known = f"its {len(people)} are {first}, .. {dataset.users[people[-1]]}"
+        refuse(f"--user {name}", f"{dataset.name} has no such user; {known}")
     if corpus.split.test[user] < 0:
-        raise InputError(
-            f"--user {name}: has a single interaction, on which the recommender was trained, so there is "
-            "nothing to be recommended after; choose another"
-        )
+        single = "has a single interaction, on which the recommender was trained"
+        nothing = "so there is nothing to be recommended after; choose another"
+        refuse(f"--user {name}", f"{single}, {nothing}")
     return user
 
 
@@ -116,7 +113,7 @@ def comparison(found: Compared) -> str:
     place = lambda order, item: int(np.flatnonzero(order == item)[0]) + 1
     (without, hiding), hidden = found.orders, ", ".join(found.hide) or "nothing"
     both = [[titled(item) for item in order[: found.top]] for order in found.orders]
-    widths = [max([30, *(len(cell) + 3 for cell in cells)]) for cells in both]
+    rows = [["", "hiding nothing", f"hiding {hidden}", "moved"]]
     lines = [
         f"User {dataset.users[user]} (user_{user + 1} in the prompts): "
         + ", ".join(f"{attr} {name}" for attr, name in classes.items()),
@@ -124,31 +121,29 @@ def comparison(found: Compared) -> str:
         *(f"  {titled(i)} ({dataset.genres[i] or 'genre unknown'})" for i in found.met[-5:]),
         "",
         f"{found.task} recommendation",
-        "   " + columns(["hiding nothing", f"hiding {hidden}", "moved"], [*widths, 0]),
     ]
     for n, (item, *cells) in enumerate(zip(hiding, *both), 1):
         was = place(without, item)
         moved = "" if was == n else f"up from {was}" if was > n else f"down from {was}"
         moved = f"new, was {was}" if was > found.top else moved
-        lines.append(f"{n:>3}{columns([*cells, moved], [*widths, 0])}".rstrip())
+        rows.append([str(n), *cells, moved])
+    lines += aligned(rows)
     now = {item: place(hiding, item) for item in without[: found.top]}
     gone = [item for item in now if now[item] > found.top]
     if gone:
         gone = "; ".join(f"{numbers[i]} {dataset.titles[i]}, now {now[i]}" for i in gone)
         lines.append(f"     no longer listed: {gone}")
-    heads, widths = ("attribute", "class", "its share", "hiding nothing"), (14, 24, 12, 17, 0)
-    lines += [
-        "",
-        f"how sure fresh attackers, who learnt from {found.n_others} others, are of the own class (%)",
-        columns([*heads, f"hiding {hidden}"], widths),
-    ]
+    rows = [["attribute", "class", "its share", "hiding nothing", f"hiding {hidden}"]]
     for attr, sure in found.sure.items():
         labels = dataset.attributes[attr]
         share = (labels[dataset.is_person] == labels[user]).mean()
         cells = [f"{100 * fraction:.0f}" for fraction in (share, *sure)]
         star = "*" if attr in found.hide else ""
-        lines.append(columns([attr + star, classes[attr], *cells], widths))
+        rows.append([attr + star, classes[attr], *cells])
     lines += [
+        "",
+        f"how sure fresh attackers, who learnt from {found.n_others} others, are of the own class (%)",
+        *aligned(rows),
         "* is hidden. A guess that knows nobody says the share. One user says little about a prompt: how",
         "often attackers are right is what --audit measures.",
     ]

@@ -12,12 +12,13 @@ import torch
 from audit.erase import first_half, leace
 from audit.surfaces import SURFACES, catalogue_ranks, gains, surfaces, top10, unmet
 from data import Asked, Corpus, marks_of, people_with
-from evaluate import held_out_ranks, hits, popularity
+from evaluate import held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
 from probe import ATTACKERS, BOOTSTRAP, SHUFFLES, attack, floor, raw_history
 from support.files import show
-from support.screens import WITHOUT_AND_WITH, around_half, columns, percent, triple
+from support.hits import hits, kept, triple
+from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
@@ -41,13 +42,15 @@ def usefulness(ranks: np.ndarray, labels: np.ndarray, classes: list[str], seed: 
 def utility(
     model: Backbone, asked: Asked, prefixes: dict, scores: dict, attr: str, seed: int
 ) -> dict:
-    """`usefulness` without and with the prompt, and whose rank among candidates it changes."""
+    """`usefulness` without and with the prompt, what it keeps, whose rank among candidates it changes."""
     labels, classes = asked.labels(attr), asked.corpus.dataset.classes[attr]
     ranks = {when: held_out_ranks(model, asked, prefix) for when, prefix in prefixes.items()}
     useful, found = lambda ranks: usefulness(ranks, labels, classes, seed), {}
     for when in prefixes:
         full = catalogue_ranks(asked, scores[when])
         found[when] = {"among candidates": useful(ranks[when]), "whole catalogue": useful(full)}
+    popular = popularity_ranks(asked)
+    found["after"]["among candidates"] |= kept(popular, *ranks.values(), seed, "P5")
     found["better off"] = float((ranks["after"] < ranks["before"]).mean())
     found["worse off"] = float((ranks["after"] > ranks["before"]).mean())
     return found
@@ -223,23 +226,21 @@ def in_words(where: str, row: dict) -> str:
 
 def audit_table(result: dict) -> str:
     """The audit as tables and in words; AUC, Hit@k and NDCG in percent."""
-    widths, others = (36, 20, 20, 13, 0), result["known users"]
-    heads = "", "P5", "P5 + CFP", "floor", f"P5 + CFP, {others} others" if others else ""
-    lines = [
-        f"{result['attr']}: AUC (%) of the strongest fresh attacker on {result['users']} users, whose "
-        f"labels are {result['labels']}",
-        columns(heads, widths),
-    ]
+    others = result["known users"]
+    rows = [["", "P5", "P5 + CFP", "floor", f"P5 + CFP, {others} others" if others else ""]]
     for where, row in result["surfaces"].items():
         aucs = [percent(*row[when]["auc"]) for when, _ in WITHOUT_AND_WITH]
         apart = percent(*row["after, known users"]["auc"]) if others else ""
-        lines.append(columns([where, *aucs, around_half(row["floor"]), apart], widths).rstrip())
+        rows.append([where, *aucs, around_half(row["floor"]), apart])
         for name, attacked in row.get("leace", {}).items():
-            cells = "  LEACE on P5 in place of the prompt", "", percent(*attacked["auc"]), name
-            lines.append(columns(cells, [36, 20, 20, 0]))
+            erased = "  LEACE on P5 in place of the prompt", "", percent(*attacked["auc"]), name
+            rows.append(erased)
     for name, key in ("raw history (ceiling)", "ceiling"), ("top 10 of popularity", "popularity"):
-        lines.append(columns([name, percent(*result[key]["auc"])], [36, 0]))
-    lines += [
+        rows.append([name, percent(*result[key]["auc"])])
+    lines = [
+        f"{result['attr']}: AUC (%) of the strongest fresh attacker on {result['users']} users, whose "
+        f"labels are {result['labels']}",
+        *aligned(rows),
         "The last row's list knows nobody. All that it tells of a person is which popular items are missing",
         "because they were met before, and a top 10 tells that as long as met items are left out of it.",
         "",
@@ -254,18 +255,19 @@ def audit_table(result: dict) -> str:
 
 def utility_table(utility: dict) -> list[str]:
     """What recommendations are worth without and with the prompt, as lines of a table."""
-    keys, widths = ("hit@1", "hit@3", "hit@10", "ndcg@10"), (30, 10, 20, 20, 20, 20, 0)
-    heads = *keys, "largest gap of a group in Hit@10"
-    lines = ["usefulness (%)".ljust(40) + columns(heads, widths[2:])]
+    keys = "hit@1", "hit@3", "hit@10", "ndcg@10"
+    heads = *keys, "largest gap of a group in Hit@10", "Hit@10 kept", "above popularity"
+    rows, lines = [["usefulness (%)", "", *heads]], []
     for task, row in utility.items():
         for among in "among candidates", "whole catalogue":
             for when, name in WITHOUT_AND_WITH:
                 part, label = row[when][among], f"{task}, {among}" if when == "before" else ""
                 cells = [percent(*triple(part, key)) for key in keys]
-                lines.append(columns([label, name, *cells, percent(part["gap"])], widths))
+                cells += [percent(part["gap"]), *(kept_cells(part, 1) if "kept" in part else ())]
+                rows.append([label, name, *cells])
         change = f"better off {percent(row['better off'])}, worse off {percent(row['worse off'])}"
-        lines.append(columns(["", change], widths))
-    return lines
+        lines.append(f"  {task}, behind the prompt: {change}")
+    return [*aligned(rows), *lines, KEPT]
 
 
 def counterfactual_table(found: dict | None) -> list[str]:
@@ -274,19 +276,19 @@ def counterfactual_table(found: dict | None) -> list[str]:
         return ["No twins to compare with: train a run in the toy world with --toy-twins 200."]
     shown = lambda values: "{:.2f} [{:.2f}, {:.2f}]".format(*values)
     heads = "top-10 overlap", "distance of scores", "effect on the list"
-    lines = [
+    title = (
         f"{found['pairs']} people beside their twins (another attribute, all else equal); the twins' "
         f"histories lean {shown(found['histories'])} further (world's effect "
-        f"{found['world effect']:g})",
-        columns(["", *heads], [43, 22, 22, 0]),
-    ]
+        f"{found['world effect']:g})"
+    )
+    rows = [["", "", *heads]]
     for task in [key for key in found if isinstance(found[key], dict)]:
         for when, name in WITHOUT_AND_WITH:
             for pair, row in found[task][when].items():
                 label = f"{task}, {name}" if pair == "twin" else ""
                 cells = [shown(row[key]) for key in ("overlap", "distance", "effect")]
-                lines.append(columns([label, pair, *cells], [22, 21, 22, 22, 0]))
-    return lines
+                rows.append([label, pair, *cells])
+    return [title, *aligned(rows)]
 
 
 def plot(result: dict, picture: dict, path: Path) -> None:

@@ -32,7 +32,7 @@ from torch import nn
 from audit.surfaces import catalogue_ranks, ndcg_at
 from cfp import Game, step
 from data import TASKS, Asked, Corpus, make_corpus, marks_of, met_before, people_with
-from evaluate import attacked_row, candidate_ranks, circumstances, hits, popularity
+from evaluate import attacked_row, candidate_ranks, circumstances, popularity, popularity_ranks
 from mixer import subsets
 from probe import attack, floor
 from reproduction.recommenders import (
@@ -48,7 +48,7 @@ from support.command import end_run
 from support.configs import CFPConfig, P5Config
 from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
 from support.fields import add_flags, at_least, flags_given, rate, weight
-from support.files import InputError, enough_to_train, fill, load_tensors, run_command, save_tensors
+from support.files import enough_to_train, fill, load_tensors, refuse, run_command, save_tensors
 from support.flags import (
     Parser,
     add_run_flags,
@@ -57,8 +57,9 @@ from support.flags import (
     pick_device,
     read_attrs,
 )
+from support.hits import hits, kept, triple
 from support.runs import Run, save_array
-from support.screens import columns, describe, how_many_candidates, percent, triple
+from support.screens import KEPT, aligned, describe, how_many_candidates, kept_cells, percent
 from support.training import Checkpoint, check_discriminators, set_rates
 from train import batches_per_epoch
 
@@ -135,9 +136,7 @@ def configs(
     Raises InputError for flags that are each allowed but do not go together.
     """
     if args.model == "all" and len(attrs) > 1:
-        raise InputError(
-            f"--model all --attr {args.attr}: its rows are about one attribute; name one"
-        )
+        refuse(f"--model all --attr {args.attr}", "its rows are about one attribute; name one")
     check_toy_flags(args)
     training, trained = flags_given(args, TrainingConfig), (*RECOMMENDERS, *FAIR)
     game = {name: value for name, value in vars(args).items() if name in GAME_FLAGS}
@@ -146,10 +145,8 @@ def configs(
     used_by |= {"prefix_len": ("s-sas", "s-b4")} if "prefix_len" in game else {}
     for flag, models in used_by.items():
         if args.model not in (*models, "all"):
-            raise InputError(
-                f"--{flag.replace('_', '-')}: --model {args.model} does not go by it; leave it out, or "
-                f"choose --model {', '.join((*models, 'all'))}"
-            )
+            why = f"--model {args.model} does not go by it; leave it out, or choose --model "
+            refuse(f"--{flag.replace('_', '-')}", why + ", ".join((*models, "all")))
     preset = lambda name: PRESETS.get(f"{args.data} {name}", {})
     fair_names = [name for name in FAIR if args.model in (name, "all")]
     names = [name for name in RECOMMENDERS if name in (args.model, *map(FAIR.get, fair_names))]
@@ -158,11 +155,10 @@ def configs(
     games = {name: CFPConfig(**preset(name) | chosen) for name in fair_names}
     for name, cfg in cfgs.items():
         if name in ("sasrec", "bert4rec") and cfg.d % cfg.n_heads:
-            raise InputError(
-                f"--d {cfg.d} is no multiple of {cfg.n_heads}, {NAMES[name]}'s heads; choose one"
-            )
+            why = f"no multiple of {cfg.n_heads}, {NAMES[name]}'s heads; choose one"
+            refuse(f"--d {cfg.d}", why)
         if cfg.batch_size < 2 and games.keys() & set(FILTERED):
-            raise InputError("--batch-size 1: the filters' BatchNorm compares users; 2 at least")
+            refuse("--batch-size 1", "the filters' BatchNorm compares users; 2 at least")
     return cfgs, games
 
 
@@ -261,10 +257,8 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
     torch.manual_seed(trial.seed)
     corpus, run, cfg, rows = trial.corpus, trial.run, model.cfg, model.examples(trial.data)
     if len(rows) == 0:
-        raise InputError(
-            f"{corpus.dataset.name}: nobody has two training items, so {NAMES[name]} cannot learn "
-            "what follows; choose another --model"
-        )
+        why = f"nobody has two training items, so {NAMES[name]} cannot learn what follows"
+        refuse(corpus.dataset.name, f"{why}; choose another --model")
     rates = dict(lr=cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay)
     optimizer = torch.optim.AdamW(model.parameters(), **rates, fused=True)
     per_epoch = math.ceil(len(rows) / cfg.batch_size)
@@ -398,22 +392,22 @@ def shortfall(trial: Trial, model: Recommender, fair: Fair, before: float, name:
 
 
 def row_of(
-    name: str,
-    scores: np.ndarray,
-    states: np.ndarray | None,
-    hidden: tuple[str, ...],
-    seconds: float,
-    trial: Trial,
+    trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, before: tuple = ()
 ) -> dict:
-    """A row of results.json: scores (users, items) and vectors (users, d), None where there are none.
+    """A row of results.json, from vectors (users, d), None where there are none, and scores (users, items).
 
-    Both tasks have the same candidates, as no prompt lists any, and so the same figures.
+    Both are in `read`; those of what a fair version was made of are in `before`. Both tasks have the same
+    candidates, as no prompt lists any, and so the same figures.
     """
+    states, scores = read
     users, seed = people_with(trial.corpus, "test"), trial.seed
     asked = Asked(trial.corpus, TASKS[0], "test", users)
     ranks, full = candidate_ranks(asked, scores), catalogue_ranks(asked, scores)
     found = hits(ranks, seed) | {"ndcg@10": ndcg_at(ranks, 10)}
     found |= {"full hit@10": float((full <= 10).mean()), "full ndcg@10": ndcg_at(full, 10)}
+    if before:
+        about = popularity_ranks(asked), candidate_ranks(asked, before[1]), ranks, seed
+        found |= kept(*about, NAMES[FAIR[name]])
     chance = {}
     if states is not None:
         attrs = list(trial.labels)
@@ -429,38 +423,35 @@ def row_of(
 def table(results: dict) -> str:
     """The table that a run ends with, from what stands in results.json; figures in percent."""
     attrs, rows = results["attrs"], results["rows"]
-    before = {row["model"]: row[TASKS[0]]["hit@10"] for row in rows if not row["hidden"]}
     titles = ["", "Hit@1", "Hit@3", "Hit@10", "NDCG@10", "all: Hit@10", "NDCG@10", "kept"]
-    titles += [title for attr in attrs for title in (f"{attr} AUC", "floor")]
+    titles += ["above popularity"] + [title for attr in attrs for title in (f"{attr} AUC", "floor")]
     grid = [titles + ["attacker"]]
     for row in rows:
-        r, label, kept = row[TASKS[0]], NAMES[row["model"]], ""
-        if row["hidden"]:
-            label += f", hiding {', '.join(row['hidden'])}" if len(attrs) > 1 else ""
-            kept = f"{100 * r['hit@10'] / max(before[FAIR[row['model']]], 1e-9):.0f}"
-        cells = [label, percent(r["hit@1"]), percent(r["hit@3"])]
-        cells += [percent(*triple(r, "hit@10")), percent(r["ndcg@10"])]
-        cells += [percent(r["full hit@10"]), percent(r["full ndcg@10"]), kept]
+        r, label = row[TASKS[0]], NAMES[row["model"]]
+        if row["hidden"] and len(attrs) > 1:
+            label += f", hiding {', '.join(row['hidden'])}"
+        cells = [label, percent(r["hit@1"]), percent(r["hit@3"]), percent(*triple(r, "hit@10"))]
+        cells += [percent(r[key]) for key in ("ndcg@10", "full hit@10", "full ndcg@10")]
+        cells += kept_cells(r) if row["hidden"] else ["", ""]
         if "auc" in r:
             for attr in attrs:
                 cells.append(percent(r["auc"][attr], *r["auc interval"][attr]))
                 cells.append(f"+- {percent(row['floor'][attr])}")
             cells.append(", ".join(r["attackers"][attr]["strongest"] for attr in attrs))
         grid.append(cells)
-    first = max(12, *(len(cells[0]) for cells in grid)) + 2
-    widths = [first, 7, 7, 19, 9, 13, 9, 6, *[19, 8] * len(attrs), 1]
     lines = [
         f"{results['users']} users, the test item among {how_many_candidates(results, TASKS[0])} candidates; "
         "then among all items but those met before (%)"
     ]
-    lines += [*(columns(cells, widths).rstrip() for cells in grid), ""]
+    lines += [*aligned(grid), ""]
     for attr in attrs:
         ceiling = percent(*results["ceiling"][attr]["auc"])
         lines.append(f"Ceiling, {attr} AUC of raw histories: {ceiling}")
     lines += [
         "AUC of the strongest of the same fresh attackers as at the end of train.py, on what each user is to",
         "the recommender at test time; 50 is chance, the floor how far from 50 it gets on shuffled labels.",
-        "Kept: Hit@10 in percent of what it was before. Brackets are 95% bootstrap intervals over users.",
+        "Brackets are 95% bootstrap intervals over users.",
+        KEPT,
     ]
     return "\n".join(lines)
 
@@ -518,17 +509,13 @@ def check_base(folder: Path, config: dict) -> None:
     try:
         other = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(
-            f"--base {folder}: no folder of a run; its config.json is missing or no JSON"
-        ) from None
+        refuse(f"--base {folder}", "no folder of a run; its config.json is missing or no JSON")
     other = other if isinstance(other, dict) else {}
     same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
     for name, cfg in config["recommenders"].items():
         if not same or other.get("recommenders", {}).get(name) != cfg:
-            raise InputError(
-                f"--base {folder}: has no {NAMES[name]} of these data, seed and settings; name another or "
-                "leave it out"
-            )
+            has_no = f"has no {NAMES[name]} of these data, seed and settings"
+            refuse(f"--base {folder}", f"{has_no}; name another or leave it out")
         load_tensors(folder / f"{name}.safetensors")
 
 
@@ -548,14 +535,14 @@ def train_and_measure(
     done = Counter(row["model"] for row in rows)  # before the run was interrupted
 
     def add(*about) -> None:
-        rows.append(row_of(*about, trial))
+        rows.append(row_of(trial, *about))
         run.keep(results)
 
     if not done["popularity"]:
         counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
-        add("popularity", counts, None, (), 0.0)
+        add("popularity", (), 0.0, (None, counts))
     if args.model in ("lookup", "all") and not done["lookup"]:
-        add("lookup", lookup(corpus, "test", users), None, (), 0.0)
+        add("lookup", (), 0.0, (None, lookup(corpus, "test", users)))
     for name, cfg in cfgs.items():
         began, source = run.seconds(), run.folder if done[name] else args.base
         torch.manual_seed(trial.seed)
@@ -570,8 +557,7 @@ def train_and_measure(
         if not done[name]:
             seconds = run.seconds() - began
             run.say(f"{NAMES[name]}: measuring")
-            states, scores = vectors_and_scores(model, corpus, "test", users)
-            add(name, scores, states, (), seconds)
+            add(name, (), seconds, vectors_and_scores(model, corpus, "test", users))
     for name, cfg in games.items():
         choices = choices_of(name, attrs)
         if done[name] == len(choices):
@@ -583,12 +569,12 @@ def train_and_measure(
         spent = [row["seconds"] for row in rows if row["model"] == name]
         seconds = spent[0] if spent else run.seconds() - began
         fair.eval()
+        before = vectors_and_scores(models[FAIR[name]], corpus, "test", users)
         for number, hidden in enumerate(choices[done[name] :], done[name] + 1):
             which = f"{number} of {len(choices)}, hiding {', '.join(hidden)}"
             run.say(f"{NAMES[name]}: measuring {which}")
-            part = serving(fair, hidden)
-            states, scores = vectors_and_scores(model, corpus, "test", users, part)
-            add(name, scores, states, hidden, seconds)
+            read = vectors_and_scores(model, corpus, "test", users, serving(fair, hidden))
+            add(name, hidden, seconds, read, before)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Iterator
 
 from reproduction import plan
 from reproduction.plan import LAMBDAS, PREFIX_LENGTHS, Job, World
-from reproduction.report import HITS, PROBES, Evidence, Point, Row, letters, rows_of
+from reproduction.report import PROBES, QUALITY, Evidence, Point, Row, letters, rows_of
 
 # The models of direct recommendation; their scores know no order.
 MATCHING = "PMF", "SimpleX", "C-PMF", "C-SX"
@@ -73,7 +73,7 @@ def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tu
 
 def point(row: Row, letter: str, series: str, x: float) -> Point:
     """A row as a point of a figure about one attribute, at x where something is hidden."""
-    values = {k: v for k, v in row.values.items() if k in HITS} | {"AUC": row.values[letter]}
+    values = {k: v for k, v in row.values.items() if k in QUALITY} | {"AUC": row.values[letter]}
     bounds = row.floor.get(letter, math.nan), row.ceiling.get(letter, math.nan)
     return Point(series, float(x) if row.hidden else math.nan, row.task, values, *bounds)
 

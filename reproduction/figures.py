@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from reproduction import report
-from reproduction.report import HITS, LETTERS, PROBES, Evidence, Point
+from reproduction.report import LETTERS, PROBES, QUALITY, Evidence, Point, number, summarise
 from support.files import write_atomically
 
 FIGURES = {
@@ -66,8 +66,8 @@ def x_of(name: str) -> str:
 def figure_markdown(name: str, e: Evidence) -> str:
     """A figure's points as a table: percent, 95% intervals over users."""
     points = figure_points(name, e)
-    metrics = [m for m in (*HITS, "AUC") if any(m in p.values for p in points)]
-    cell = lambda v: "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in v)) if v else ""
+    metrics = [m for m in (*QUALITY, "AUC") if any(m in p.values for p in points)]
+    cell = lambda v: number(summarise([v] if v else []), interval=True)
     heads = ["", *([] if name == "3" else [x_of(name), "task"]), *metrics, "floor", "ceiling"]
     rows = []
     for p in points:

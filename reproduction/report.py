@@ -12,10 +12,11 @@ from typing import Iterable, NamedTuple
 
 from reproduction import published
 from reproduction.baselines import NAMES
-from support.screens import how_many_candidates
+from support.hits import SHARES, shares, triple
+from support.screens import KEPT, how_many_candidates
 
 LETTERS = {"G": "gender", "A": "age", "M": "marital", "O": "occupation"}  # as the paper orders them
-HITS = "Hit@1", "Hit@3", "Hit@10"
+QUALITY = "Hit@1", "Hit@3", "Hit@10", *SHARES  # of recommendations: the higher the better
 # Which prompts a table is about. # Paper silent: for tables 5, 6, 14 and 15; their Hit@k are near those
 # of tables 3, 3, 12 and 13.
 TASK = {n: "sequential" if n in (2, 4, 11, 13, 15) else "direct" for n in range(1, 16)}
@@ -60,7 +61,7 @@ class Row(NamedTuple):
     hidden: str  # letters of what is hidden, in the order of LETTERS: "", "G", "GA", ..
     task: str
     seed: int
-    values: dict[str, list[float]]  # metric, "Hit@k" or a letter for its AUC: [value, low, high]
+    values: dict[str, list[float]]  # "Hit@k", a share or a letter for its AUC: [value, low, high]
     floor: dict[str, float]  # of each letter: how far from one half shuffled labels get
     ceiling: dict[str, float]  # of each letter: AUC of the raw history
 
@@ -104,9 +105,10 @@ def away_from(chance: float, value: float, low: float, high: float) -> tuple[flo
 def compare(ours: Summary, other: Summary, metric: str) -> int:
     """1 where `ours` is better than `other`, -1 where it is worse, 0 where their intervals overlap.
 
-    A Hit@k is better the higher it is, an AUC the nearer it is to 50.
+    A Hit@k or a share of it is better the higher it is, an AUC the nearer it is to 50. Without an interval
+    there is nothing to compare, and that is 0 too.
     """
-    if metric not in HITS:
+    if metric not in QUALITY:
         ours, other = distance(other), distance(ours)
     return (ours.low > other.high) - (ours.high < other.low)
 
@@ -126,11 +128,19 @@ def letters(attrs: Iterable[str]) -> str:
 
 def rows_of(results: dict) -> list[Row]:
     """The rows of results.json of train.py or baselines.py: one per recommender, choice and task."""
-    attrs, rows = list(results["ceiling"]), []
+    attrs, rows, bare = list(results["ceiling"]), [], {}
     ceiling = {letters([k]): results["ceiling"][k]["auc"][0] for k in attrs}
 
     def add(model: str, hidden: Iterable[str], task: str, row: dict, floor: dict) -> None:
-        values = {f"Hit@{k}": [row[f"hit@{k}"], *row[f"hit@{k} interval"]] for k in (1, 3, 10)}
+        values = {f"Hit@{k}": triple(row, f"hit@{k}") for k in (1, 3, 10)}
+        if hidden:
+            known = bare["popularity"], bare[UNFAIR[model.split(",")[0]]], row
+            # the shares of older results have no interval: nobody knows who was hit in both
+            found = shares(*(each["hit@10"] for each in known)) | row
+            there = {k: found[k] for k in SHARES if found[k][0] is not None}
+            values |= {k: [math.nan if x is None else x for x in there[k]] for k in there}
+        else:
+            bare[model] = row
         for k in attrs if "auc" in row else ():
             values[letters([k])] = [row["auc"][k], *row["auc interval"][k]]
         floor = {letters([k]): floor[k] for k in floor}
@@ -239,10 +249,12 @@ def entries(table: int, e: Evidence) -> list[Entry]:
     places = {(cell.model, cell.hidden, cell.metric): cell.percent for cell in cells}
     ours, metrics = [], list(dict.fromkeys(cell.metric for cell in cells))
     if table in (1, 2, 10, 11):
-        ours, metrics = ["popularity", "lookup"], HITS
+        ours, metrics = ["popularity", "lookup"], QUALITY
     elif table in PROBES:
         ours = list(BEYOND)
     beyond = [(model, "", metric) for model in ours for metric in metrics]
+    hiding = [x for x in cells if x.hidden and x.metric == "AUC"]
+    beyond += [(x.model, x.hidden, share) for x in hiding for share in SHARES]
     found = [Entry(*place, places.get(place), e.of(table, *place)) for place in [*places, *beyond]]
     return [entry for entry in found if entry.paper is not None or entry.ours is not None]
 
@@ -268,25 +280,28 @@ def shown_bounds(floor: float, ceiling: float) -> list[str]:
     return [around, "" if math.isnan(ceiling) else f"{ceiling:.1f}"]
 
 
-def number(summary: Summary | None, mark: str = "") -> str:
-    """A cell of ours: 55.9 ± 1.2 over seeds, 55.9 for a single one, followed by its mark."""
-    if summary is None:
+def number(found: Summary | None, mark: str = "", interval: bool = False) -> str:
+    """A cell of ours: 55.9 ± 1.2 over seeds, 55.9 for a single one, its interval if asked for, its mark."""
+    if found is None:
         return ""
-    spread = "" if math.isnan(summary.sd) else f" ± {summary.sd:.1f}"
-    return f"{summary.mean:.1f}{spread}{mark}"
+    spread = "" if math.isnan(found.sd) else f" ± {found.sd:.1f}"
+    has_ends = interval and not math.isnan(found.low)
+    ends = f" [{found.low:.1f}, {found.high:.1f}]" if has_ends else ""
+    below = ", below popularity" if found.mean < 0 else ""  # of what is kept above it
+    return f"{found.mean:.1f}{spread}{ends}{below}{mark}"
 
 
 def table_markdown(table: int, e: Evidence) -> str:
     """A table of the paper with ours beside it, its floors and ceilings, and how it was measured."""
     found = entries(table, e)
     at = {(x.hidden, x.model, x.metric): x for x in found}
-    metrics = list(dict.fromkeys(x.metric for x in found))
+    metrics = list(dict.fromkeys(x.metric for x in found if x.metric not in SHARES))
     hides = any(x.hidden for x in found)
     heads = ["hidden", ""] if hides else [""]
     for metric in metrics:
         heads += [f"{LETTERS[metric]} AUC" if metric in LETTERS else metric, "ours"]
         heads[-2] += ", paper"
-    heads += ["floor", "ceiling"] if hides else []
+    heads += ["floor", "ceiling", *SHARES] if hides else []
     rows = []
     for hidden, model in dict.fromkeys((x.hidden, x.model) for x in found):
         name = READINGS[model][1] if model in READINGS else model
@@ -297,7 +312,11 @@ def table_markdown(table: int, e: Evidence) -> str:
             if x.ours and other and other.ours and other.model != model:
                 mark = {1: " +", -1: " -", 0: ""}[compare(x.ours, other.ours, metric)]
             cells += ["" if x.paper is None else f"{x.paper:.2f}", number(x.ours, mark)]
-        rows.append(cells + (shown_bounds(*e.bounds(table, hidden)) if hides else []))
+        if hides:
+            cells += shown_bounds(*e.bounds(table, hidden))
+            kept, above = (number(e.of(table, model, hidden, k), interval=True) for k in SHARES)
+            cells += [kept, above or (kept and "not above it before")]
+        rows.append(cells)
     bounds = [shown_bounds(*e.bounds(table, k)) if k in LETTERS else ["", ""] for k in metrics]
     for place, name in enumerate(("*shuffled labels (floor)*", "*raw history (ceiling)*")):
         if any(texts[place] for texts in bounds):
@@ -326,7 +345,8 @@ def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
         if table in REFERENCE:
             than = f"worse than {REFERENCE[table]}, where the intervals do not overlap."
             ours += f" + better, - {than}"
-        lines.append(ours)
+        kept = f"{KEPT} Older runs have no interval."
+        lines += [ours, kept] if any(x.hidden for x in found) else [ours]
     lines.append(f"Protocol: {protocol(table, e)}.")
     if table in published.DOUBTS:
         lines.append(f"In the paper: {published.DOUBTS[table]}")
@@ -359,5 +379,5 @@ def table_csv(table: int, e: Evidence) -> str:
     for x in entries(table, e):
         bounds = e.bounds(table, x.hidden if x.metric == "AUC" else x.metric)
         rows.append([table, *x[:4], *(x.ours or [""] * 5)])
-        rows[-1] += ["", ""] if x.metric in HITS else bounds
+        rows[-1] += ["", ""] if x.metric in QUALITY else bounds
     return csv_text("table model hidden metric paper mean sd low high seeds floor ceiling", rows)

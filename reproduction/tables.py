@@ -184,9 +184,9 @@ and over several seeds the mean of their ends, moved outwards by the standard de
 """
 
 RULE = """
-A claim is a list of comparisons, each for it, against it, or open where two intervals overlap. It holds where
-all are for it, does not hold where one is against it, and is not decided otherwise. The rules are in
-`claims.py`, `CLAIMS`. All of it is about the data and the backbones named here, not about the paper's.
+A claim is a list of comparisons, each for it, against it, or open where two intervals overlap or one is
+missing. It holds where all are for it, does not hold where one is against it, and is not decided otherwise.
+The rules are in `claims.py`, `CLAIMS`. All is about the data and backbones named here, not the paper's.
 """
 
 
@@ -205,15 +205,11 @@ def keep_records() -> int:
             folder = RECORDS / (job.on if job.leaves else job.name)
             folder.mkdir(parents=True, exist_ok=True)
             for name in [job.leaves] if job.leaves else ["results.json", "config.json"]:
-                content = json.loads((found.folder / name).read_text(encoding="utf-8"))
+                left = json.loads((found.folder / name).read_text(encoding="utf-8"))
                 if name == "config.json":
-                    content |= {
-                        "command": plain(content["command"]),
-                        "data dir": None,
-                        "base": None,
-                        "working folder": None,
-                    }
-                write_atomically(folder / name, (json.dumps(content) + "\n").encode())
+                    paths = dict.fromkeys(["data dir", "base", "working folder"])
+                    left |= {"command": plain(left["command"])} | paths
+                write_atomically(folder / name, (json.dumps(left) + "\n").encode())
                 written += 1
     return written
 
@@ -243,13 +239,13 @@ def runs_markdown(e: Evidence) -> str:
     by_command: dict[str, list[dict]] = {}
     for command, results in e.runs:
         by_command.setdefault(" ".join(plain(command)), []).append(results)
-    lines = ["| command | seeds | minutes | hardware |", "|---|---|---|---|"]
+    rows = []
     for command, alike in by_command.items():
         seeds = ", ".join(str(results["seed"]) for results in alike)
         took = ", ".join(f"{results['seconds'] / 60:.1f}" for results in alike)
         on = sorted({results.get("hardware", "not noted") for results in alike})
-        lines.append(f"| `{command}` | {seeds} | {took} | {'; '.join(on)} |")
-    return "\n".join(lines)
+        rows.append([f"`{command}`", seeds, took, "; ".join(on)])
+    return "\n".join(report.grid(["command", "seeds", "minutes", "hardware"], rows))
 
 
 def plain(command: list[str]) -> list[str]:

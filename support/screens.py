@@ -1,19 +1,22 @@
 """What results.json says, as tables for a screen; figures in percent."""
 
-from typing import Iterable
+import itertools
+from typing import Iterable, Sequence
 
 import numpy as np
 
 from support.datasets import Dataset
+from support.hits import IN_WORDS, SHARES, triple
 
 # What the rows are called in files and here.
 WITHOUT_AND_WITH = ("before", "P5"), ("after", "P5 + CFP")
+KEPT = "Above popularity: (after - popularity) / (before - popularity) of Hit@10, resampling the same users."
 
 
-def percent(value: float, *interval: float, digits: int = 1) -> str:
+def percent(value: float | None, *interval: float | None, digits: int = 1) -> str:
     """A fraction in percent, 55.9; with its interval, if there is one: 55.9 [54.0, 57.3]."""
-    ends = ", ".join(f"{100 * end:.{digits}f}" for end in interval)
-    return f"{100 * value:.1f}" + (f" [{ends}]" if ends else "")
+    ends = ", ".join(f"{100 * end:.{digits}f}" for end in interval if end is not None)
+    return "" if value is None else f"{100 * value:.1f}" + (f" [{ends}]" if ends else "")
 
 
 def around_half(distance: float) -> str:
@@ -21,14 +24,10 @@ def around_half(distance: float) -> str:
     return f"50 +- {100 * distance:.1f}"
 
 
-def triple(row: dict, key: str) -> list[float]:
-    """[value, low, high] of a figure whose interval stands beside it, such as Hit@k."""
-    return [row[key], *row[f"{key} interval"]]
-
-
-def columns(cells: Iterable[str], widths: Iterable[int]) -> str:
-    """A line of a table, indented by two; each cell is filled up with blanks to the width of its column."""
-    return "  " + "".join(cell.ljust(width) for cell, width in zip(cells, widths))
+def aligned(rows: list[Sequence[str]]) -> list[str]:
+    """The lines of a table, indented by two, each column as wide as its widest cell."""
+    widths = [max(map(len, cells)) + 2 for cells in itertools.zip_longest(*rows, fillvalue="")]
+    return ["  " + "".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
 
 
 def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -> str:
@@ -53,19 +52,19 @@ def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -
 
 def table(results: dict) -> str:
     """The table that a run with one attribute ends with, from what stands in results.json."""
-    (attr,), lines, widths = results["attrs"], [], (12, 20, 20, 20, 0)
-    heads = "", "Hit@1", "Hit@3", "Hit@10", f"{attr} AUC of the strongest attacker"
+    (attr,), lines = results["attrs"], []
     for task in results["tasks"]:
         listed = "all" if results["prompt candidates"] else "none"
         listed = f", {listed} of them listed in the prompt" if task == "direct" else ""
-        lines += [f"{about(results, task)}{listed} (%)", columns(heads, widths)]
+        rows = [["", "Hit@1", "Hit@3", "Hit@10", f"{attr} AUC of the strongest attacker"]]
         for key, name in ("popularity", "popularity"), *WITHOUT_AND_WITH:
             row = results[key][task]
             cells = [percent(*triple(row, f"hit@{k}")) for k in (1, 3, 10)]
             if "auc" in row:
                 auc = percent(row["auc"][attr], *row["auc interval"][attr])
                 cells.append(f"{auc} {row['attackers'][attr]['strongest']}")
-            lines.append(columns([name, *cells], widths).rstrip())
+            rows.append([name, *cells])
+        lines += [f"{about(results, task)}{listed} (%)", *aligned(rows)]
         before, after = results["before"][task], results["after"][task]
         if "auc by group" in after:
             auc = lambda row, group: percent(*row["auc by group"][attr][group])
@@ -74,11 +73,11 @@ def table(results: dict) -> str:
                 "  Users whose labels the adversary never saw, attacked apart: AUC "
                 f"{change('held out')}; the others: {change('known')}."
             )
-        lines.append(
-            f"  Hit@10 kept: {percent(share_kept(after, before))}.  AUC, to compare: "
-            f"floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
-            f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])};"
-        )
+        lines += [
+            "  Hit@10 kept: {}; above popularity: {}.".format(*kept_cells(after, 1)),
+            f"  AUC, to compare: floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
+            f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])};",
+        ]
         if task in results["co-trained auc"]:
             knew = "learnt from" if "auc by group" in after else "knew the labels of"
             lines += [
@@ -94,45 +93,41 @@ def table(results: dict) -> str:
         "floor is how far from 50 this gets on shuffled labels (95% quantile of shuffles: "
         f"{results['shuffles']}).",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, KEPT])
 
 
 def combinations_table(results: dict) -> str:
     """The table that a run with several attributes ends with."""
     attrs, lines = list(results["ceiling"]), []
-    width = max(map(len, ["nothing", *(", ".join(way["attrs"]) for way in results["ways"])])) + 2
-    widths = width, 15, 7, 7, 15, 6, *[16 for _ in attrs], 6, 0
-    heads = "hidden", "by", "Hit@1", "Hit@3", "Hit@10", "kept", *(f"{attr} AUC" for attr in attrs)
-    heads = *heads, "mean", "seconds"
+    heads = ["hidden", "by", "Hit@1", "Hit@3", "Hit@10", "kept", "above popularity"]
+    heads += [*(f"{attr} AUC" for attr in attrs), "mean", "seconds"]
     for task in results["tasks"]:
-        before = results["before"][task]
-        popular = ["(popularity)", *hit_cells(results["popularity"][task])]
-        nothing = ["nothing", "P5", *hit_cells(before), "", *auc_cells(before, attrs)]
-        lines += [f"{about(results, task)} (%)", columns(heads, widths)]
-        lines += [columns(popular, [width + 15, *widths[2:]]), columns(nothing, widths)]
+        before, popular = results["before"][task], results["popularity"][task]
+        rows = [heads, ["(popularity)", "", *hit_cells(popular)]]
+        rows.append(["nothing", "P5", *hit_cells(before), "", "", *auc_cells(before, attrs)])
         for way in results["ways"]:
             row, hidden = way[task], way["attrs"]
             # the mean distance from one half: 45 does not make up for 55
             leak = 0.5 + float(np.mean([abs(unseen_auc(row, k)[0] - 0.5) for k in hidden]))
-            kept = f"{100 * share_kept(row, before):.0f}"
-            cells = ", ".join(hidden), way["how"], *hit_cells(row), kept
+            cells = ", ".join(hidden), way["how"], *hit_cells(row), *kept_cells(row)
             cells = *cells, *auc_cells(row, attrs, hidden), percent(leak), f"{way['seconds']:.0f}"
-            lines.append(columns(cells, widths))
+            rows.append(cells)
         floors = [around_half(results["floor"][task][attr]) for attr in attrs]
         ceilings = [percent(*results["ceiling"][attr]["auc"], digits=0) for attr in attrs]
         for name, cells in ("shuffled labels", floors), ("raw history", ceilings):
-            lines.append(columns([name, *cells], [sum(widths[:6]), *widths[6:]]))
-        lines.append("")
+            rows.append([name, *[""] * 6, *cells])
+        lines += [f"{about(results, task)} (%)", *aligned(rows), ""]
     lines += [
         "AUC of the strongest fresh attacker on the user tokens, as at the end of a run with one attribute;",
         "50 is chance, * is to be hidden. Mean: 50 and the mean distance from 50 of what is to be hidden.",
         "A prompt that is chosen alone passes the mixer unchanged. Seconds of training: of a single prompt,",
         "of one mixer for all combinations, of a prompt of its own for each. Brackets are 95% intervals over",
         f"users; 50 +- is how far from 50 the attack gets on shuffled labels (95% of {results['shuffles']}).",
+        KEPT,
     ]
     for attr, n in results["held out"].items():
         lines.append(f"The {attr} AUC is about {n} people whose {attr} the adversary never saw.")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
 
 
 def about(results: dict, task: str) -> str:
@@ -147,9 +142,10 @@ def how_many_candidates(results: dict, task: str) -> str:
     return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
-def share_kept(row: dict, before: dict) -> float:
-    """Hit@10 of a row as a share of what it was without a prompt."""
-    return row["hit@10"] / max(before["hit@10"], 1e-9)
+def kept_cells(row: dict, digits: int = 0) -> list[str]:
+    """What is kept of Hit@10, and above popularity: in percent with intervals, and what is said of it."""
+    kept, above = (percent(*row[share], digits=digits) for share in SHARES)
+    return [kept, "; ".join(filter(None, [above, row[IN_WORDS]]))]
 
 
 def hit_cells(row: dict) -> list[str]:
@@ -173,12 +169,8 @@ def unseen_auc(row: dict, attr: str) -> list[float]:
 def probe_table(kind: str, attr: str, hidden: str, found: dict) -> str:
     """What a probe has found, through the prefix that hides something or off the bare backbone."""
     through = f"through the prefix that hides {hidden}" if hidden else "the bare backbone"
-    widths = 34, 20, 13, 0
-    lines = [
-        f"{kind} probe of {attr}, {through} (AUC in %, 50 is chance)",
-        columns(["", "one-vs-rest", "one-vs-one", "users tested"], widths),
-    ]
+    rows = [["", "one-vs-rest", "one-vs-one", "users tested"]]
     for name, row in found.items():
-        cells = name, percent(*row["auc"]), percent(row["one-vs-one"]), str(row["users"])
-        lines.append(columns(cells, widths))
-    return "\n".join(lines)
+        rows.append([name, percent(*row["auc"]), percent(row["one-vs-one"]), str(row["users"])])
+    title = f"{kind} probe of {attr}, {through} (AUC in %, 50 is chance)"
+    return "\n".join([title, *aligned(rows)])

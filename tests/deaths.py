@@ -53,17 +53,17 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
         if death == ("measuring", n_measured):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def add_up(study, task, attrs, prefix, *args) -> tuple[dict, np.ndarray]:
+    def add_up(study, task, attrs, prefix, *args) -> tuple[dict, np.ndarray, None]:
         """In place of the attack on what a prefix leaves: its sum."""
         measuring()
         parts = [] if prefix is None else [part for part in prefix if part is not None]
         row = {"task": task, "sum": sum(float(part.sum()) for part in parts)}
-        return row, np.zeros((len(study.corpus.dataset.users), 1))
+        return row, np.zeros((len(study.corpus.dataset.users), 1)), None
 
-    def row_of(name: str, scores: np.ndarray, states, hidden, seconds: float, m) -> dict:
+    def row_of(m, name: str, hidden: tuple, seconds: float, read: tuple, *args) -> dict:
         measuring()
         row = {"model": name, "hidden": list(hidden), "seconds": seconds}
-        return row | {"sum": float(scores.sum())}
+        return row | {"sum": float(read[1].sum())}
 
     evaluate.circumstances, evaluate.floor = lambda *args: {"shuffles": 1}, lambda *args: 0.0
     evaluate.measure = add_up

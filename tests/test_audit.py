@@ -237,6 +237,8 @@ def test_the_audit_of_a_run(tmp_path):
         results = json.loads((tmp_path / "r/results.json").read_text())
         for when in "before", "after":
             assert useful[when]["among candidates"]["hit@10"] == results[when][task]["hit@10"]
+        for key in "kept", "kept above popularity", "kept in words":
+            assert useful["after"]["among candidates"][key] == results["after"][task][key]
     assert "effect on the list" in done.stdout and "never seen by the adversary" in done.stdout
     assert "No twins to compare with" in audit_table(found | {"counterfactual": None})
     done = command(tmp_path, "--run r --audit --attr size", "evaluate.py")

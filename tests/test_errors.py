@@ -459,7 +459,7 @@ TABLE = [
     ("baselines.py --model pmf --prefix-len 3", None,
      "--prefix-len: --model pmf does not go by it; leave it out, or choose --model s-sas, s-b4, all"),
     ("baselines.py --model bert4rec --d 7", None,
-     "--d 7 is no multiple of 2, BERT4Rec's heads; choose one"),
+     "--d 7: no multiple of 2, BERT4Rec's heads; choose one"),
     ("baselines.py --model c-pmf --batch-size 1", None,
      "--batch-size 1: the filters' BatchNorm compares users; 2 at least"),
     # the folder of a new run

@@ -23,9 +23,10 @@ SEVEN = [
 ]  # each may use those before it
 FOLDERS = {  # of each folder its modules, each of which may use those before it
     "support": "__init__ files processes toy datasets fields configs weights runs training tokens flags "
-    "backbones command checks candidates side_by_side screens expected",
+    "backbones command checks candidates hits side_by_side screens expected",
     "audit": "__init__ surfaces erase person report command",
-    "reproduction": "__init__ recommenders baselines published report figures claims plan evidence tables benchmark",
+    "reproduction": "__init__ recommenders baselines published report figures claims plan evidence tables "
+    "benchmark",
     "lab": "",
 }
 ALLOWED = {"torch", "sentencepiece", "numpy"}
@@ -187,7 +188,7 @@ def test_the_paper_runs_without_what_stands_around_it(tmp_path):
     for name in [*(f"{module}.py" for module in SEVEN), "pyproject.toml"]:
         shutil.copy(ROOT / name, house)
     shutil.copytree(ROOT / "support", house / "support")
-    core = "attack cfp data expected files fuzz mixer model probe processes ranks weights"
+    core = "attack cfp data expected files fuzz hits mixer model probe processes ranks weights"
     for name in ["conftest.py", "commands.py", *(f"test_{part}.py" for part in core.split())]:
         shutil.copy(ROOT / "tests" / name, house / "tests")
 

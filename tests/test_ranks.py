@@ -6,10 +6,11 @@ import torch
 from conftest import random_llama, random_prefix, random_t5
 
 from data import TASKS, Asked
-from evaluate import held_out_ranks, hits, popularity_ranks, rank_of_first, ranks_by_end
+from evaluate import held_out_ranks, popularity_ranks, rank_of_first, ranks_by_end
 from probe import user_states
 from support import candidates
 from support.candidates import score_candidates
+from support.hits import hits
 
 
 def test_ranks_with_ties_and_bounds():

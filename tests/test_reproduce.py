@@ -254,12 +254,15 @@ def test_a_table_has_the_papers_numbers_beside_the_mean_of_ours(by_hand):
     assert cfp.startswith(
         "| G | CFP | 16.38 | 23.0 ± 2.8 | 35.04 | 30.0 ± 0.0 | 65.82 | 43.0 ± 0.0 | 54.19 |"
     )
-    assert cfp.endswith("| 54.19 | 57.0 ± 2.8 | 50 ± 4.0 | 90.0 |")
+    # 43 of 45, and 23 of 25 above popularity's 20; runs that say no more have no interval
+    assert cfp.endswith("| 57.0 ± 2.8 | 50 ± 4.0 | 90.0 | 95.6 ± 0.0 | 92.0 ± 0.0 |")
     # C-PMF: every Hit@k below CFP's, its AUC of 60 within the interval of 57 ± 2 ± 2.8
     (pmf,) = [x for x in text.splitlines() if x.startswith("| G | C-PMF |")]
     assert pmf.startswith(
         "| G | C-PMF | 16.73 | 5.0 - | 34.03 | 10.0 - | 65.32 | 30.0 - | 56.62 | 60.0 |"
     )
+    assert pmf.endswith("| 60.0 | 33.3 |")  # 30 of 50, 10 of 30 above popularity
+    assert "(after - popularity) / (before - popularity)" in text
     assert "Blank: not run, in part or whole:" in text and "C-SX hiding G" in text
     assert "In the paper: CFP's age and occupation columns on Insurance" in text
     assert "1200 users, the test item among 101 real candidates" in text
@@ -273,6 +276,30 @@ def test_a_table_has_the_papers_numbers_beside_the_mean_of_ours(by_hand):
         "2",
         "4.00",
     )
+
+
+def test_what_is_kept_above_popularity_in_words_and_with_its_interval():
+    results = prompts_results(0, 0.0)
+    popular = results["popularity"]["direct"]
+    shown = lambda: report.table_markdown(3, evidence(results))
+    line = lambda: [x for x in shown().splitlines() if x.startswith("| G | CFP |")][0]
+    popular["hit@10"] = 0.44  # between 45 before and 43 after
+    assert line().endswith("| 95.6 | -100.0, below popularity |")
+    popular["hit@10"] = 0.45
+    assert line().endswith("| 95.6 | not above it before |")
+    row = results["ways"][0]["direct"]
+    row |= {"kept": [0.9, 0.8, 1.0], "kept above popularity": [0.7, 0.5, 0.8]}
+    assert line().endswith("| 90.0 [80.0, 100.0] | 70.0 [50.0, 80.0] |")
+    row |= {"kept above popularity": [0.7, None, None]}
+    assert line().endswith("| 90.0 [80.0, 100.0] | 70.0 |")
+    cells = list(csv.DictReader(io.StringIO(report.table_csv(3, evidence(results)))))
+    (cell,) = [r for r in cells if (r["hidden"], r["metric"]) == ("G", "kept above popularity")]
+    assert (cell["mean"], cell["low"], cell["paper"], cell["floor"]) == ("70.00", "", "", "")
+
+
+def evidence(*every: dict) -> report.Evidence:
+    rows = [row for results in every for row in report.rows_of(results)]
+    return report.Evidence("toy", "tiny", "tiny-llama", rows, [], [], {}, every[0], [])
 
 
 def test_tables_of_whole_recommenders(by_hand):
@@ -329,6 +356,34 @@ def test_claims_follow_the_rows(by_hand):
         "does"
     ] == (claims.UNTESTED, "")
     assert found["soft probing prompts read attributes off P5"][0] == claims.HOLDS
+    # C-PMF keeps 33% and CFP 92% above popularity; without intervals nothing is decided
+    verdict, words = found["CFP costs less of the recommendations than the other methods do"]
+    assert verdict == claims.OPEN and words.endswith("G 92% beside C-PMF's 33%")
+
+
+def test_claims_are_decided_by_what_is_kept_above_popularity():
+    ours, theirs = prompts_results(0, 0.0), filters_results(0, "pmf", "c-pmf")
+    costs = claims.CLAIMS["5.2"]["CFP costs less of the recommendations than the other methods do"]
+    works = claims.CLAIMS["5.2"][
+        "the mixture hides several attributes and keeps the recommendations"
+    ]
+
+    def say(results: list[dict], *above) -> None:
+        for row in results:
+            for task in "sequential", "direct":
+                kept = {"kept": [0.99, 0.98, 1.0], "kept above popularity": list(above)}
+                row[task] = row[task] | kept
+
+    say(ours["ways"], 0.95, 0.92, 0.98)
+    say(theirs["rows"][2:], 0.7, 0.6, 0.8)
+    both = lambda: evidence(ours, theirs)
+    assert costs(both())[0] == claims.HOLDS and works(both())[0] == claims.HOLDS
+    say(ours["ways"], 0.65, 0.5, 0.75)  # with 99% of Hit@10
+    assert costs(both())[0] == claims.OPEN and works(both())[0] == claims.FAILS
+    say(ours["ways"], 0.3, 0.2, 0.4)
+    assert costs(both())[0] == claims.FAILS
+    say(ours["ways"], None, None, None)
+    assert costs(both())[0] == works(both())[0] == claims.UNTESTED
 
 
 def test_results_are_the_same_bytes_each_time(by_hand, tmp_path):

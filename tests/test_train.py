@@ -167,7 +167,13 @@ def test_several_attributes_from_nothing_to_the_table_and_a_persons_list(tmp_pat
     }
     for task in "sequential", "direct":
         rows = {key: way[task] for key, way in ways.items()}
-        hits = {key: value for key, value in single["after"][task].items() if "hit" in key}
+        before, popular = results["before"][task]["hit@10"], results["popularity"][task]["hit@10"]
+        for row in rows.values():  # the P5 of six steps may well be no better than popularity
+            above = (row["hit@10"] - popular) / (before - popular) if before > popular else None
+            assert row["kept above popularity"][0] == pytest.approx(above)
+            assert ("P5 is not above popularity" in row["kept in words"]) == (above is None)
+        assert "kept" not in results["before"][task]
+        hits = {k: v for k, v in single["after"][task].items() if "hit" in k or "kept" in k}
         alone = rows[("gender",), "mixer"]  # does no harm, by construction
         assert hits.items() <= alone.items()
         assert alone["attackers"]["gender"] == single["after"][task]["attackers"]["gender"]
