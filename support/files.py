@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from support import idle_cores
+
 
 class InputError(ValueError):
     """Something a user can mend: the message says what is wrong, where, and what to do, in one line."""
@@ -85,6 +87,9 @@ def run_command(main: Callable[[], object]) -> None:
     Ctrl-C prints one line and exits with code 130, SIGTERM with 143.
     """
     on_request_to_end(end)
+    if "OMP_NUM_THREADS" not in os.environ:
+        # two threads that wait for each other beside somebody's busy core take six times as long as one
+        torch.set_num_threads(min(torch.get_num_threads(), idle_cores()))
     if hasattr(sys.stdout, "reconfigure"):  # letters that the console lacks, as escapes
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -67,6 +67,8 @@ def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | N
             f"--resume {folder}",
             f"it was begun in {where}, which is gone; bring it back, or begin anew",
         )
+    if "OMP_NUM_THREADS" not in os.environ:  # other sums of the same numbers would be other results
+        torch.set_num_threads(config.get("threads", torch.get_num_threads()))
     if where.resolve() != Path.cwd().resolve():
         folder = folder.resolve()
         show(f"going on in {where}, where it was begun")

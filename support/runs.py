@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from support import ROOT
+from support import CORES, ROOT
 from support.files import (
     InputError,
     Interrupted,
@@ -77,9 +77,10 @@ class Run:
         self.config = self.as_noted(config)
         write_json(self.folder / "config.json", self.config)
         self.open(0.0)
+        self.say_threads()
 
     def as_noted(self, config: dict) -> dict:
-        config = config | {"working folder": Path.cwd()}
+        config |= {"working folder": Path.cwd(), "threads": torch.get_num_threads()}
         is_path = lambda value: isinstance(value, Path)
         return {k: noted(v, self.folder) if is_path(v) else v for k, v in config.items()}
 
@@ -98,6 +99,7 @@ class Run:
             if path.is_file():
                 path.unlink()
         run.say(f"resuming {folder}")
+        run.say_threads()
         return run
 
     def decides(self) -> dict:
@@ -105,7 +107,8 @@ class Run:
 
         The latter are the fingerprints in `frozen`, "backbone" and "tokenizer", as soon as they are known.
         """
-        config = {key: value for key, value in self.config.items() if key != "command"}
+        free = "command", "threads"
+        config = {key: value for key, value in self.config.items() if key not in free}
         return json.loads(json.dumps(config | self.frozen))  # its tuples are lists in files
 
     def open(self, seconds: float) -> None:
@@ -169,6 +172,12 @@ class Run:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.began
+
+    def say_threads(self) -> None:
+        if (n := torch.get_num_threads()) < len(CORES):
+            self.say(
+                f"{n} thread{'s' if n > 1 else ''} for {len(CORES)} cores (OMP_NUM_THREADS changes that)"
+            )
 
     def say(self, text: str) -> None:
         """Print a line of text, to the screen and to log.txt."""

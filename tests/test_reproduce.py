@@ -605,22 +605,23 @@ def in_another_process(tmp_path: Path) -> subprocess.Popen:
     """The first of the stand-in's runs, begun by a process that can be killed."""
     command = "from reproduction.tables import *; from reproduction.plan import *; w = World(device='cpu');"
     command += f"STARTED['train.py'] = [{str(tmp_path / 'scripts' / 'train.py')!r}];"
-    command += "carry_out(planned(jobs_in('lambda', w, 0)[:1]), 1)"
+    command += "run_command(lambda: carry_out(planned(jobs_in('lambda', w, 0)[:1]), 1))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", command], env=environment, stderr=subprocess.PIPE
     )
 
 
-def test_a_killed_one_is_gone_on_with(stand_in, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_killed_one_is_gone_on_with(stand_in, tmp_path, number):
     prepare, log = stand_in
     prepare("dies")
     begun = in_another_process(tmp_path)
     while not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "config.json").exists():
         assert begun.poll() is None, begun.stderr.read()
         time.sleep(0.05)
-    begun.send_signal(signal.SIGINT)  # passed on, and waited for
-    begun.wait(timeout=20)
+    begun.send_signal(number)  # passed on, and waited for
+    assert begun.wait(timeout=20) == 128 + number
     assert not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "results.json").exists()
     (left,) = prepare("dies")
     assert left.found is not None and not left.finished
