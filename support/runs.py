@@ -361,7 +361,7 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name, path = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    rows = path.read_text().splitlines() if path.exists() else ()
+    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
     models = (row.split(":", 1)[1].strip() for row in rows if row.startswith("model name"))
     name, threads = next(models, name), torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"

@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(InputError, match=f"cannot write .*{FILE}: File too large"):
+        with pytest.raises(InputError, match=f"cannot write .*{FILE}.next: File too large"):
             walk(kept, model, optimizer, 2, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -912,7 +912,8 @@ def ends(command: str, spoil) -> tuple[int, str, set[tuple[str, int]]]:
         except SystemExit as stop:
             code, error, line = stop.code, stop, said.getvalue().strip()
             while error is not None:  # the last line is what an error says that led to it
-                if error is stop or (str(error) and str(error) in line):
+                no_words = isinstance(error, KeyboardInterrupt)
+                if error is stop or no_words or (str(error) and str(error) in line):
                     for frame in traceback.extract_tb(error.__traceback__):
                         if Path(frame.filename) in OURS:
                             went_through.add((place_of(frame.filename), frame.lineno))
