@@ -160,12 +160,7 @@ def attack_logistic(
 
 
 def attack_mlp(
-    x: Tensor,
-    problems: Problems,
-    n_classes: int,
-    seed: int,
-    depth: int,
-    lr: float,
+    x: Tensor, problems: Problems, n_classes: int, seed: int, depth: int, lr: float
 ) -> list[Scores]:
     """An MLP on x (users, d); depth 7 is the paper's (appendix A.3). Mean of two of them.
 
