@@ -241,7 +241,7 @@ def training_example(
 def first_ids(corpus: Corpus, users: np.ndarray) -> Tensor:
     """The first token of every training item of these users as an answer, (b, i), filled up with -1."""
     rows = [[corpus.target(item)[0] for item in corpus.split.train[user]] for user in users]
-    return pad_stack([np.array(row) for row in rows], -1)
+    return pad_stack([*map(np.array, rows)], -1)
 
 
 def positions_of(corpus: Corpus, task: str) -> tuple[np.ndarray, np.ndarray]:

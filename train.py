@@ -49,30 +49,30 @@ from support.training import GameTraining, Training, p5_optimizer, set_rates
 def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run) -> None:
     """Train all weights of `model` on direct and sequential prompts, in place; keep the best.
 
-    Every training interaction is as likely to be the answer as any other. A direct prompt without
-    candidates is the same for all items of a user: it is read once and answered with all of them.
-    The validation items decide which weights are kept and whether it goes on: the mean Hit@10 of both
-    tasks, over at most 500 users.
+    Every training interaction is as likely to be the answer as any other; but a direct prompt without
+    candidates is the same for all items of a user: every user is as likely, and all items are answers.
+    The validation items of at most 500 users say which weights are kept and when it ends: mean Hit@10.
     """
     rng, device = np.random.default_rng([seed, 5]), next(model.parameters()).device
     optimizer = p5_optimizer(model, cfg)
     sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
     enough_answers(corpus.dataset, positions["sequential"][0])
-    judges = people_with(corpus, "valid")
-    if len(judges) > 500:
-        judges = np.sort(rng.choice(judges, 500, replace=False))
+    several = {"sequential": False, "direct": corpus.prompt_candidates == 0}
+    asked = positions["direct"][0]
+    share = 1 / np.bincount(asked)[asked]  # of one training item among all of its user's
+    odds = {"sequential": None, "direct": share / share.sum() if several["direct"] else None}
+    judges = np.sort(rng.permutation(people_with(corpus, "valid"))[:500])
     training = Training(run, "P5", cfg, dict(model=model, optimizer=optimizer), rng)
     for number in training.steps():
         model.train()
         losses = {}
         for task, size in sizes.items():
             users, items = positions[task]
-            rows = rng.integers(len(users), size=size)
+            rows = rng.choice(len(users), size, p=odds[task])
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
             batch = collate(corpus, processes.own(examples), device)
-            several = task == "direct" and corpus.prompt_candidates == 0
-            answers = first_ids(corpus, batch.users).to(device) if several else None
+            answers = first_ids(corpus, batch.users).to(device) if several[task] else None
             encoded = model.encode(batch.input_ids, batch.mask)
             losses[task] = target_loss(model, encoded, batch.target_ids, answers)
         loss = cfg.direct_share * losses["direct"] + (1 - cfg.direct_share) * losses["sequential"]

@@ -86,11 +86,11 @@ class P5Config:
     """How P5 (Geng et al. 2022) is trained from scratch, and what its prompts look like."""
 
     d_ff: int = 128  # width of a tiny backbone's feed-forward
-    steps: int = flag(700, "training steps at most; 0 for a folder as it is", count, "p5-steps")
+    steps: int = flag(850, "training steps at most; 0 for a folder as it is", count, "p5-steps")
     # A direct prompt costs a third of a sequential one, and all of the user's items answer it.
-    direct_batch: int = 32  # direct prompts per step
+    direct_batch: int = 24  # direct prompts per step
     sequential_batch: int = 64  # sequential prompts per step
-    direct_share: float = 2 / 3  # of the direct prompts in the loss
+    direct_share: float = 0.5  # of the direct prompts in the loss
     lr: float = 1e-3  # AdamW
     # A user's token is met far more rarely than any other weight is used. With one rate for all it
     # stays empty, and what is known about the user never gets into it. An item's row in an untied

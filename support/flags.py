@@ -124,7 +124,9 @@ def train_args(argv: list[str]) -> argparse.Namespace:
 P5_FOR = {
     "toy": {},
     "ml-100k": dict(window=20, steps=2000),
-    "ml-1m": dict(window=20, steps=7000, sequential_batch=128, d_ff=256),
+    "ml-1m": dict(
+        window=20, steps=9000, direct_batch=64, sequential_batch=128, embedding_decay=0.02, d_ff=256
+    ),
     "insurance": dict(window=20, steps=500, direct_batch=128, embedding_lr=3e-3),
 }
 CFP_FOR = {

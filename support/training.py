@@ -21,7 +21,7 @@ from support.files import InputError, Interrupted, read_safetensors, refuse, sav
 from support.runs import Run, refuse_another
 
 FILE, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
-PATIENCE = 2  # validation scores in a row below the best, then P5's training ends
+PATIENCE = 2  # validation scores in a row not above the best, then P5's training ends
 EVERY = 60.0  # seconds between two of them, or ten times what the last one took to write
 # Times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
 # what a prompt aims at, and the fresh attackers at the end tell the two apart.
@@ -183,7 +183,7 @@ class Training(Checkpoint):
     def steps(self) -> Iterator[int]:
         """The steps that are left, from 1; after each it is kept where the loop stands.
 
-        They end before their number where PATIENCE validation scores in a row were below the best.
+        They end before their number where PATIENCE validation scores in a row were not above the best.
         """
         rng = self.order.bit_generator
         start = dict(number=0, best=None, best_hit=-1.0, waited=0, rng=rng.state)
