@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from support.candidates import pad_stack
 from support.configs import P5Config
 from support.datasets import Dataset
 from support.tokens import Tokenizer, train_pieces
@@ -230,6 +231,12 @@ def training_example(
         negatives = rng.choice(unseen, min(corpus.prompt_candidates, len(unseen)), replace=False)
         candidates = rng.permutation(np.append(negatives, train[position]))
     return direct_example(corpus, user, candidates, train[position])
+
+
+def first_ids(corpus: Corpus, users: np.ndarray) -> Tensor:
+    """The first token of every training item of these users as an answer, (b, i), filled up with -1."""
+    rows = [[corpus.target(item)[0] for item in corpus.split.train[user]] for user in users]
+    return pad_stack([*map(np.array, rows)], -1)
 
 
 def positions_of(corpus: Corpus, task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -145,15 +145,9 @@ class Attention(nn.Module):
             weights = (self.scale * queries @ keys.transpose(-1, -2) + bias).softmax(-1)
             out = F.dropout(weights, dropout) @ values
         else:
-            out = F.scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
-                attn_mask=bias.to(queries.dtype),
-                dropout_p=dropout,
-                scale=self.scale,
-                enable_gqa=self.grouped,
-            )
+            how = dict(attn_mask=bias.to(queries.dtype), dropout_p=dropout, scale=self.scale)
+            how["enable_gqa"] = self.grouped
+            out = F.scaled_dot_product_attention(queries, keys, values, **how)
         return self.o(out.transpose(1, 2).flatten(2))  # (b, h, s, e) -> (b, s, d)
 
 
@@ -457,20 +451,27 @@ def in_order(ids: Tensor, positions: Tensor | None, visible: Tensor | None) -> t
     return positions, visible
 
 
-def target_loss(model: Backbone, encoded: Encoded, target_ids: Tensor) -> Tensor:
+def target_loss(
+    model: Backbone, encoded: Encoded, target_ids: Tensor, first_ids: Tensor | None = None
+) -> Tensor:
     """Negative log-likelihood of the targets (b, y), filled up with NO_TOKEN, in nats: a scalar.
 
+    All answers to a prompt begin after the same start token. Where it has several, `first_ids` (b, i),
+    filled up likewise, are the first tokens of all: that part of the loss is then the mean over them.
     Source: Eq. 2, for prompts that were encoded with the prefix.
     """
     # the start token in front, the last one dropped: y_0 .. y_{j-1} for each y_j
     start = torch.full_like(target_ids[:, :1], model.cfg.decoder_start_token_id)
     decoder_input_ids = torch.cat([start, target_ids[:, :-1].clamp(min=0)], dim=1)
+    logits_byv = model.logits(model.decode(decoder_input_ids, encoded)).float()
     token_nll = F.cross_entropy(
-        model.logits(model.decode(decoder_input_ids, encoded)).float().flatten(0, 1),
-        target_ids.flatten(),
-        ignore_index=NO_TOKEN,
-        reduction="none",
+        logits_byv.flatten(0, 1), target_ids.flatten(), ignore_index=NO_TOKEN, reduction="none"
     ).view_as(target_ids)
+    if first_ids is not None:
+        nll_bi = -logits_byv[:, 0].log_softmax(-1).gather(1, first_ids.clamp(min=0))
+        is_one = first_ids != NO_TOKEN
+        first_nll = (nll_bi * is_one).sum(1, keepdim=True) / is_one.sum(1, keepdim=True)
+        token_nll = torch.cat([first_nll, token_nll[:, 1:]], dim=1)
     # Paper silent: Eq. 2 sums over the tokens of one target and Eq. 4 over users; over users we
     # take the mean, so that lambda means the same at every batch size.
     return token_nll.sum(1).mean()

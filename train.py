@@ -20,6 +20,7 @@ from data import (
     TASKS,
     Corpus,
     collate,
+    first_ids,
     hold_out,
     make_corpus,
     marks_of,
@@ -43,43 +44,43 @@ from support.flags import DTYPES, settings
 from support.runs import Run, has_prompt, save_array
 from support.screens import combinations_table, describe, table
 from support.tokens import Tokenizer, tokenizer_in
-from support.training import GameTraining, Training, set_rates
+from support.training import GameTraining, Training, p5_optimizer, set_rates
 
 
 def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run) -> None:
     """Train all weights of `model` on direct and sequential prompts, in place; keep the best.
 
-    Every training interaction is as likely to be the answer as any other. The validation items
-    decide which weights are kept: the mean Hit@10 of both tasks, over at most 500 users.
+    Every training interaction is as likely to be the answer as any other; but a direct prompt without
+    candidates is the same for all items of a user: every user is as likely, and all items are answers.
+    The validation items of at most 500 users say which weights are kept and when it ends: mean Hit@10.
     """
     rng, device = np.random.default_rng([seed, 5]), next(model.parameters()).device
-    is_embedding = lambda name: name.split(".")[-2] in ("embedding", "head", "relative_bias")
-    rare = [p for name, p in model.named_parameters() if is_embedding(name)]
-    others = [p for name, p in model.named_parameters() if not is_embedding(name)]
-    groups = [dict(params=rare, lr=cfg.embedding_lr), dict(params=others, lr=cfg.lr)]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = p5_optimizer(model, cfg)
     sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
     enough_answers(corpus.dataset, positions["sequential"][0])
-    judges = people_with(corpus, "valid")
-    if len(judges) > 500:
-        judges = np.sort(rng.choice(judges, 500, replace=False))
-    training = Training(run, "P5", cfg.steps, dict(model=model, optimizer=optimizer), rng)
+    several = {"sequential": False, "direct": corpus.prompt_candidates == 0}
+    asked = positions["direct"][0]
+    share = 1 / np.bincount(asked)[asked]  # of one training item among all of its user's
+    odds = {"sequential": None, "direct": share / share.sum() if several["direct"] else None}
+    judges = np.sort(rng.permutation(people_with(corpus, "valid"))[:500])
+    training = Training(run, "P5", cfg, dict(model=model, optimizer=optimizer), rng)
     for number in training.steps():
         model.train()
         losses = {}
         for task, size in sizes.items():
             users, items = positions[task]
-            rows = rng.integers(len(users), size=size)
+            rows = rng.choice(len(users), size, p=odds[task])
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
             batch = collate(corpus, processes.own(examples), device)
+            answers = first_ids(corpus, batch.users).to(device) if several[task] else None
             encoded = model.encode(batch.input_ids, batch.mask)
-            losses[task] = target_loss(model, encoded, batch.target_ids)
-        loss = sum(sizes[task] * losses[task] for task in TASKS) / sum(sizes.values())
+            losses[task] = target_loss(model, encoded, batch.target_ids, answers)
+        loss = cfg.direct_share * losses["direct"] + (1 - cfg.direct_share) * losses["sequential"]
         set_rates(optimizer, min(number / cfg.warmup, (cfg.steps - number + 1) / cfg.steps))
         step(optimizer, loss, cfg.max_norm)
         run.progress("P5", number, cfg.steps, **{task: losses[task].item() for task in TASKS})
-        if training.time_to_validate(cfg.checks):
+        if training.time_to_validate():
             model.eval()
             hits = [validation_hit(model, corpus, task, judges) for task in TASKS]
             training.keep_best(model, np.mean(hits))

@@ -86,15 +86,19 @@ class P5Config:
     """How P5 (Geng et al. 2022) is trained from scratch, and what its prompts look like."""
 
     d_ff: int = 128  # width of a tiny backbone's feed-forward
-    steps: int = flag(700, "training steps; 0 for a folder as it is", count, "p5-steps")
-    direct_batch: int = 128  # direct prompts per step
+    steps: int = flag(850, "training steps at most; 0 for a folder as it is", count, "p5-steps")
+    # A direct prompt costs a third of a sequential one, and all of the user's items answer it.
+    direct_batch: int = 24  # direct prompts per step
     sequential_batch: int = 64  # sequential prompts per step
+    direct_share: float = 0.5  # of the direct prompts in the loss
     lr: float = 1e-3  # AdamW
     # A user's token is met far more rarely than any other weight is used. With one rate for all it
     # stays empty, and what is known about the user never gets into it. An item's row in an untied
     # head is as rare (and with the slow rate Llama's Hit@10 stays at 42% in place of 51%).
-    embedding_lr: float = 3e-2  # of embeddings, head and relative position biases
-    warmup: int = 50  # steps; after them the rates fall linearly to 0
+    embedding_lr: float = 0.1  # of embeddings, head and relative position biases
+    # A user has some thirty items, too few for 64 free numbers: without decay they learn these by heart.
+    embedding_decay: float = 0.06  # weight decay of the same; of all others 0.01
+    warmup: int = 20  # steps; after them the rates fall linearly to 0
     max_norm: float = 0.5  # of a step's gradient
     checks: int = 4  # times that the validation items are looked at; the best weights are kept
     window: int = flag(8, "items of history in a sequential prompt")

@@ -168,8 +168,10 @@ def train_args(argv: list[str]) -> argparse.Namespace:
 P5_FOR = {
     "toy": {},
     "ml-100k": dict(window=20, steps=2000),
-    "ml-1m": dict(window=20, steps=7000, sequential_batch=128, d_ff=256),
-    "insurance": dict(window=20, steps=500, embedding_lr=3e-3),
+    "ml-1m": dict(
+        window=20, steps=9000, direct_batch=64, sequential_batch=128, embedding_decay=0.02, d_ff=256
+    ),
+    "insurance": dict(window=20, steps=500, direct_batch=128, embedding_lr=3e-3),
 }
 CFP_FOR = {
     "toy": {},
@@ -188,8 +190,8 @@ CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
 # fills empty embeddings. # Paper silent: these rates; P5 trained its T5 with 1e-3.
 P5_ON = {
-    "t5": dict(lr=1e-3, embedding_lr=1e-3),
-    "llama": dict(lr=2e-5, embedding_lr=2e-5),
+    "t5": dict(lr=1e-3, embedding_lr=1e-3, embedding_decay=0.01, direct_batch=128),
+    "llama": dict(lr=2e-5, embedding_lr=2e-5, embedding_decay=0.01, direct_batch=128),
 }
 
 
@@ -206,7 +208,10 @@ def settings(
     if args.paper_schedule:
         prompt = PAPER_SCHEDULE
         mixer = {name: prompt[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}
-    p5 = P5Config(**P5_FOR[data] | P5_ON.get(kind, {}) | flags_given(args, P5Config))
+    p5 = P5_FOR[data] | P5_ON.get(kind, {}) | flags_given(args, P5Config)
+    if p5.get("prompt_candidates"):  # a list has one right answer: more prompts in place of answers
+        p5 = dict(direct_batch=128) | p5
+    p5 = P5Config(**p5)
     cfp = CFPConfig(**prompt | flags_given(args, CFPConfig))
     mixer = MixerConfig(**mixer | flags_given(args, MixerConfig))
     if p5.steps == 0 and args.backbone in SCRATCH:

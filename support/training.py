@@ -21,6 +21,7 @@ from support.files import InputError, read_safetensors, refuse, save_tensors
 from support.runs import Run, refuse_another
 
 FILE, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
+PATIENCE = 2  # validation scores in a row not above the best, then P5's training ends
 EVERY = 60.0  # seconds between two of them, or ten times what the last one took to write
 # Times the loss of a blind guess. One that guesses blindly for good would not be noticed here: that is
 # what a prompt aims at, and the fresh attackers at the end tell the two apart.
@@ -32,6 +33,19 @@ def set_rates(optimizer: Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
         group["lr"] = group["initial_lr"] * factor
+
+
+def p5_optimizer(model: torch.nn.Module, cfg) -> Optimizer:
+    """AdamW, with a rate and a decay of their own for the tables: embeddings, head and relative biases."""
+    tables, others = [], []
+    for name, param in model.named_parameters():
+        kind = name.split(".")[-2]
+        (tables if kind in ("embedding", "head", "relative_bias") else others).append(param)
+    groups = [
+        dict(params=tables, lr=cfg.embedding_lr, weight_decay=cfg.embedding_decay),
+        dict(params=others, lr=cfg.lr, weight_decay=0.01),
+    ]
+    return torch.optim.AdamW(groups, betas=(0.8, 0.98), fused=True)
 
 
 def check_discriminators(dis_loss: float, blind: float, cfg, when: str) -> None:
@@ -159,34 +173,43 @@ def forget(run: Run) -> None:
 
 
 class Training(Checkpoint):
-    """A loop of `n_steps` that `run` is in, and the best weights so far; `order` draws the batches."""
+    """P5's loop, that `run` is in, and the best weights so far; `order` draws the batches."""
 
     def __init__(
-        self, run: Run, stage: str, n_steps: int, parts: dict[str, Any], order: np.random.Generator
+        self, run: Run, stage: str, cfg, parts: dict[str, Any], order: np.random.Generator
     ):
         super().__init__(run, stage, parts)
-        self.n_steps, self.order = n_steps, order
+        self.n_steps, self.checks, self.order = cfg.steps, cfg.checks, order
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left, from 1; after each it is kept where the loop stands."""
-        start = dict(number=0, best=None, best_hit=-1.0, rng=self.order.bit_generator.state)
-        loop = self.restore(start)
-        self.step, self.best, self.best_hit, self.order.bit_generator.state = loop.values()
-        for self.step in range(self.step + 1, self.n_steps + 1):
+        """The steps that are left, from 1; after each it is kept where the loop stands.
+
+        They end before their number where PATIENCE validation scores in a row were not above the best.
+        """
+        rng = self.order.bit_generator
+        start = dict(number=0, best=None, best_hit=-1.0, waited=0, rng=rng.state)
+        self.step, self.best, self.best_hit, self.waited, rng.state = self.restore(start).values()
+        while self.step < self.n_steps and self.waited < PATIENCE:
+            self.step += 1
             yield self.step
             loop = dict(number=self.step, best=self.best, best_hit=self.best_hit)
-            self.keep(self.step, self.n_steps, **loop, rng=self.order.bit_generator.state)
+            last = self.step if self.waited == PATIENCE else self.n_steps
+            self.keep(self.step, last, **loop, waited=self.waited, rng=rng.state)
 
-    def time_to_validate(self, times: int) -> bool:
-        """Whether one of so many moments, evenly spread over the loop, has come with this step."""
-        return self.step * times // self.n_steps > (self.step - 1) * times // self.n_steps
+    def time_to_validate(self) -> bool:
+        """Whether one of the moments to do so, evenly spread over the loop, has come with this step."""
+        passed = lambda step: step * self.checks // self.n_steps
+        return passed(self.step) > passed(self.step - 1)
 
     def keep_best(self, model: torch.nn.Module, hit: float) -> None:
         """Note a validation score, and the weights where there was no better one."""
         self.run.metric(stage=f"{self.stage} validation", step=self.step, **{"hit@10": hit})
+        self.waited += 1
         if hit > self.best_hit:
             self.best = {key: value.clone() for key, value in model.state_dict().items()}
-            self.best_hit = hit
+            self.best_hit, self.waited = hit, 0
+        if self.waited == PATIENCE and self.step < self.n_steps:
+            self.run.say(f"{self.stage}: validation stopped rising, {self.step} steps were enough")
 
 
 class GameTraining(Checkpoint):

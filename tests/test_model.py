@@ -282,6 +282,29 @@ def test_eq2_by_hand(backbone):
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+def test_several_answers_to_one_prompt_cost_what_each_costs_alone(backbone):
+    """Their first tokens at once: over the answers, the mean is that of each alone."""
+    ids, answers = random_ids(batch=2), [[[7, 6, 1], [5, 6, 1], [9, 4, 1]], [[8, 5, 1], [3, 7, 1]]]
+    encoded = backbone.encode(ids, ids != 0)
+    firsts = torch.tensor([[7, 5, 9], [8, 3, NO_TOKEN]])
+    for row, own in enumerate(answers):
+        prompt, first = encoded.of_rows(torch.tensor([row])), firsts[row : row + 1]
+        alone = [target_loss(backbone, prompt, torch.tensor([answer])).item() for answer in own]
+        among = [
+            target_loss(backbone, prompt, torch.tensor([answer]), first).item() for answer in own
+        ]
+        assert sum(among) == pytest.approx(sum(alone), rel=1e-5)
+    both = torch.tensor([own[0] for own in answers])
+    rows = [
+        target_loss(
+            backbone, encoded.of_rows(torch.tensor([r])), both[r : r + 1], firsts[r : r + 1]
+        )
+        for r in (0, 1)
+    ]
+    loss = target_loss(backbone, encoded, both, firsts)
+    assert loss.item() == pytest.approx(sum(rows).item() / 2, rel=1e-5)
+
+
 def test_bf16_backbone_is_close_and_its_prefix_gets_float32_gradients(backbone):
     ids, target = random_ids(), torch.tensor([[7, 1], [5, 1], [9, 1]])
     prefix = random_prefix(backbone.cfg, 3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import begin, command
-from conftest import write_miniature
+from conftest import random_t5, write_miniature
 
 import train
 from audit import command as audit_command
@@ -24,7 +24,7 @@ from probe import ATTACKERS, TOGETHER, attack
 from support import flags
 from support.configs import MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
-from support.runs import place_of
+from support.runs import Run, place_of
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
@@ -253,6 +253,24 @@ def test_the_learning_rate_of_the_prompt_is_not_that_of_p5():
     p5, cfg, mixer_cfg = settings("--attr gender --lr 0.01")
     assert cfg.lr == 0.01
     assert p5.lr == 0.001 and p5 == P5Config() and mixer_cfg == MixerConfig()
+
+
+def test_p5_ends_when_validation_has_stopped_rising(corpus, tmp_path, monkeypatch):
+    """After two looks without a better one, and with the weights of the best."""
+    hits, weights = iter(np.repeat([0.1, 0.3, 0.2, 0.3, 0.9], 2)), []  # of the two tasks
+
+    def validation_hit(model, corpus, task, judges):
+        weights.append(model.embedding.weight.clone())
+        return next(hits)
+
+    monkeypatch.setattr(train, "validation_hit", validation_hit)
+    cfg = P5Config(steps=10, checks=5, direct_batch=4, sequential_batch=4)
+    model, run = random_t5(corpus.tokenizer.vocab_size), Run(
+        tmp_path / "r", "x", {"command": ["x"]}
+    )
+    train.train_p5(corpus, model, cfg, 0, run)
+    assert len(weights) == 2 * 4 and torch.equal(model.embedding.weight, weights[2])
+    assert "validation stopped rising, 8 steps were enough" in (tmp_path / "r/log.txt").read_text()
 
 
 def test_runs_get_a_folder_each(tmp_path):
