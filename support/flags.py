@@ -167,9 +167,14 @@ def train_args(argv: list[str]) -> argparse.Namespace:
 # What a data set wants changed in the defaults; a flag on the command line goes before it.
 P5_FOR = {
     "toy": {},
-    "ml-100k": dict(window=20, steps=2000),
+    "ml-100k": dict(window=20, steps=1400, embedding_decay=0.02),
     "ml-1m": dict(
-        window=20, steps=9000, direct_batch=64, sequential_batch=128, embedding_decay=0.02, d_ff=256
+        window=20,
+        steps=10000,
+        direct_batch=64,
+        sequential_batch=128,
+        embedding_decay=0.02,
+        d_ff=256,
     ),
     "insurance": dict(window=20, steps=500, direct_batch=128, embedding_lr=3e-3),
 }
@@ -209,9 +214,8 @@ def settings(
         prompt = PAPER_SCHEDULE
         mixer = {name: prompt[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}
     p5 = P5_FOR[data] | P5_ON.get(kind, {}) | flags_given(args, P5Config)
-    if p5.get("prompt_candidates"):  # a list has one right answer: more prompts in place of answers
-        p5 = dict(direct_batch=128) | p5
-    p5 = P5Config(**p5)
+    one_answer = dict(direct_batch=128) if p5.get("prompt_candidates") else {}  # to each list
+    p5 = P5Config(**one_answer | p5)
     cfp = CFPConfig(**prompt | flags_given(args, CFPConfig))
     mixer = MixerConfig(**mixer | flags_given(args, MixerConfig))
     if p5.steps == 0 and args.backbone in SCRATCH:
