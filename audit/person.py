@@ -22,10 +22,8 @@ FAST = ["logistic regression", "two-layer MLP"]  # the attackers that learn with
 LEARNT_FROM = 1200  # users at most whom they learn from and are chosen on, for the same reason
 
 
-def certainty(
-    features: np.ndarray, labels: np.ndarray, row: int, names: list[str], seed: int = 0
-) -> tuple[np.ndarray, str]:
-    """(probability of each class (c,), the attacker's name): what it thinks of one user it never saw.
+def certainty(features: np.ndarray, labels: np.ndarray, row: int, seed: int = 0) -> np.ndarray:
+    """The probability of each class (c,): what an attacker of `FAST` thinks of one user it never saw.
 
     `row` is the user among features (users, d). The attackers learn from three of the five folds without
     that user. The one that finds the classes of a fourth fold's users likeliest is asked: the best by AUC
@@ -35,12 +33,11 @@ def certainty(
     fold, place = (int(i) for i in torch.nonzero(problems.test[0] == row)[0])
     alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
     x, found = standardised(features), []
-    for name in names:
+    for name in FAST:
         for scores in scores_of(name, x, alone, n_classes, seed):
             own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
-            found.append((own.mean().item(), name, scores.test[0, 0, place].exp().numpy()))
-    _, name, probabilities = max(found, key=lambda tried: tried[0])
-    return probabilities, name
+            found.append((own.mean().item(), scores.test[0, 0, place].exp().numpy()))
+    return max(found, key=lambda tried: tried[0])[1]
 
 
 def find_user(corpus: Corpus, name: str) -> int:
@@ -100,8 +97,7 @@ def compare(
         orders.append(np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()])
         states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
         for attr, labels in attributes.items():
-            probabilities, _ = certainty(states, labels[users], row, FAST, seed)
-            sure[attr].append(float(probabilities[labels[user]]))
+            sure[attr].append(float(certainty(states, labels[users], row, seed)[labels[user]]))
     return Compared(corpus, user, task, hide, top, orders, sure, len(others))
 
 
@@ -110,8 +106,8 @@ def comparison(found: Compared) -> str:
     dataset, numbers, user = found.corpus.dataset, found.corpus.numbers, found.user
     classes = {k: dataset.classes[k][labels[user]] for k, labels in dataset.attributes.items()}
     titled = lambda item: f"{numbers[item]:<7}{dataset.titles[item]}"
-    place = lambda order, item: int(np.flatnonzero(order == item)[0]) + 1
-    (without, hiding), hidden = found.orders, ", ".join(found.hide) or "nothing"
+    was, now = ({item: n for n, item in enumerate(order, 1)} for order in found.orders)
+    hidden = ", ".join(found.hide) or "nothing"
     both = [[titled(item) for item in order[: found.top]] for order in found.orders]
     rows = [["", "hiding nothing", f"hiding {hidden}", "moved"]]
     lines = [
@@ -122,14 +118,12 @@ def comparison(found: Compared) -> str:
         "",
         f"{found.task} recommendation",
     ]
-    for n, (item, *cells) in enumerate(zip(hiding, *both), 1):
-        was = place(without, item)
-        moved = "" if was == n else f"up from {was}" if was > n else f"down from {was}"
-        moved = f"new, was {was}" if was > found.top else moved
-        rows.append([str(n), *cells, moved])
+    for n, (item, *cells) in enumerate(zip(now, *both), 1):
+        old = was[item]
+        moved = "" if old == n else f"up from {old}" if old > n else f"down from {old}"
+        rows.append([str(n), *cells, f"new, was {old}" if old > found.top else moved])
     lines += aligned(rows)
-    now = {item: place(hiding, item) for item in without[: found.top]}
-    gone = [item for item in now if now[item] > found.top]
+    gone = [item for item in found.orders[0][: found.top] if now[item] > found.top]
     if gone:
         gone = "; ".join(f"{numbers[i]} {dataset.titles[i]}, now {now[i]}" for i in gone)
         lines.append(f"     no longer listed: {gone}")

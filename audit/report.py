@@ -139,8 +139,7 @@ def attack_task(
     found = {}
     for name in SURFACES:
         show(f"attacking {task}, {name}")
-        before, after = read["before"][name], read["after"][name]
-        row = {"before": attacked(before, rows), "after": attacked(after, rows)}
+        row, after = {when: attacked(read[when][name], rows) for when in read}, read["after"][name]
         row["floor"] = floor(after[rows], labels[rows], None, seed, shuffles)
         if not rows.all():
             row["after, known users"] = attacked(after, ~rows)
@@ -175,21 +174,11 @@ def audit(
     counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
     popular = top10(unmet(Asked(corpus, tasks[0], "test", users), counts))
     show(f"attacking {attacked.sum()} users' raw history")
-    result = {
-        "attr": attr,
-        "seed": seed,
-        "shuffles": shuffles,
-        "hidden": list(hide),
-        "hide from": opened.config["cfp"]["hide_from"],
-        "users": int(attacked.sum()),
-        "labels": adversary,
-        "known users": int((~attacked).sum()),
-        "ceiling": read_off(raw_history(corpus)),
-        "surfaces": {},
-        "utility": {},
-        "counterfactual": None,
-        "popularity": read_off(popular),
-    }
+    result = {"attr": attr, "seed": seed, "shuffles": shuffles, "hidden": list(hide)}
+    result |= {"hide from": opened.config["cfp"]["hide_from"], "users": int(attacked.sum())}
+    result |= {"labels": adversary, "known users": int((~attacked).sum())}
+    result |= {"ceiling": read_off(raw_history(corpus)), "surfaces": {}, "utility": {}}
+    result |= {"counterfactual": None, "popularity": read_off(popular)}
     picture = {"labels": labels[attacked], "classes": classes, "states": {}}
     prefixes = {"before": None, "after": opened.hiding(hide)}
     for task in tasks:
@@ -305,7 +294,7 @@ def plot(result: dict, picture: dict, path: Path) -> None:
         draw_surfaces(left, result, task)
         for axes, rows, (_, name) in zip(right, states, WITHOUT_AND_WITH):
             draw_states(axes, rows, picture)
-            axes.set_title(f"user-token states, {name}")
+            axes.set_title(f"user-token states,\n{name}")  # in one line it would be cut off
         right[0].legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)

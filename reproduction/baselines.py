@@ -27,7 +27,8 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from audit.surfaces import catalogue_ranks, ndcg_at
 from cfp import Game, step
@@ -43,29 +44,24 @@ from reproduction.recommenders import (
     Recommender,
     TrainingConfig,
 )
-from support.checks import enough_for_tables, enough_to_attack
+from support import flags, screens
+from support.checks import enough_for_run, enough_to_attack
 from support.command import end_run
 from support.configs import CFPConfig, P5Config
 from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
 from support.fields import add_flags, at_least, flags_given, rate, weight
-from support.files import enough_to_train, fill, load_tensors, refuse, run_command, save_tensors
-from support.flags import (
-    Parser,
-    add_run_flags,
-    check_toy_flags,
-    command_to_resume,
-    pick_device,
-    read_attrs,
-)
-from support.hits import hits, kept, triple
+from support.files import fill, load_tensors, refuse, run_command, save_tensors
+from support.hits import hits, kept
 from support.runs import Run, save_array
-from support.screens import KEPT, aligned, describe, how_many_candidates, kept_cells, percent
 from support.training import Checkpoint, check_discriminators, set_rates
 from train import batches_per_epoch
 
 Fair = Filters | Prompt
+# The settings of each recommender's training, and of each fair version's game.
+Settings = tuple[dict[str, TrainingConfig], dict[str, CFPConfig]]
 FAIR = {"c-pmf": "pmf", "c-sx": "simplex", "s-sas": "sasrec", "s-b4": "bert4rec"}
-FILTERED = "c-pmf", "c-sx"  # made fair by filters on the user vector, the others by a prompt
+FILTERED = "c-pmf", "c-sx"  # made fair by filters on the user vector
+PROMPTED = "s-sas", "s-b4"  # by a prompt
 NAMES = {"popularity": "popularity", "lookup": "lookup"}
 NAMES |= {"pmf": "PMF", "simplex": "SimpleX", "sasrec": "SASRec", "bert4rec": "BERT4Rec"}
 NAMES |= {"c-pmf": "C-PMF", "c-sx": "C-SX", "s-sas": "S-SAS", "s-b4": "S-B4"}
@@ -110,13 +106,14 @@ GAME_FLAGS = {
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser("Train the baselines of the paper, measure them as train.py measures its own.")
+    text = "Train the baselines of the paper, measure them as train.py measures its own."
+    parser = flags.Parser(text)
     add, models = parser.add_argument, ["popularity", "lookup", *RECOMMENDERS, *FAIR, "all"]
     text = "a fair one comes with the one it is made of"
     add("--model", required=True, choices=models, help=text)
     text = "what is attacked, and hidden: gender (default), or several"
     add("--attr", default="gender", help=text)
-    add_run_flags(parser)
+    flags.add_run_flags(parser)
     text = "run of this command whose recommenders are taken, not trained anew"
     add("--base", type=Path, help=text)
     text = "default: what suits the model and the data, see the run's config.json"
@@ -128,21 +125,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def configs(
-    args: argparse.Namespace, attrs: tuple[str, ...]
-) -> tuple[dict[str, TrainingConfig], dict[str, CFPConfig]]:
-    """The settings of each recommender's training and of each fair version's game: defaults, data, flags.
+def configs(args: argparse.Namespace, attrs: tuple[str, ...]) -> Settings:
+    """What is trained and how: defaults, what the data want changed, flags.
 
     Raises InputError for flags that are each allowed but do not go together.
     """
     if args.model == "all" and len(attrs) > 1:
         refuse(f"--model all --attr {args.attr}", "its rows are about one attribute; name one")
-    check_toy_flags(args)
+    flags.check_toy_flags(args)
     training, trained = flags_given(args, TrainingConfig), (*RECOMMENDERS, *FAIR)
     game = {name: value for name, value in vars(args).items() if name in GAME_FLAGS}
     used_by = {} if args.base is None else {"base": trained}  # flag -> the models that go by it
     used_by |= dict.fromkeys(training, trained) | dict.fromkeys(game, tuple(FAIR))
-    used_by |= {"prefix_len": ("s-sas", "s-b4")} if "prefix_len" in game else {}
+    used_by |= {"prefix_len": PROMPTED} if "prefix_len" in game else {}
     for flag, models in used_by.items():
         if args.model not in (*models, "all"):
             why = f"--model {args.model} does not go by it; leave it out, or choose --model "
@@ -176,77 +171,68 @@ class Trial(NamedTuple):
     def device(self) -> torch.device:
         return self.data.seen.device
 
+    def asked(self, part: str) -> Asked:
+        """Everybody with an item in this part. Both tasks have the same candidates: no prompt lists any."""
+        return Asked(self.corpus, TASKS[0], part, people_with(self.corpus, part))
 
-def padded(histories: list[np.ndarray], pad: int) -> np.ndarray:
-    """Histories of items, oldest first, as (users, s) with `pad` on the left; s is 1 at least."""
-    longest = max(1, *map(len, histories))
-    rows = np.full((len(histories), longest), pad)
-    for row, history in zip(rows, histories):
-        row[longest - len(history) :] = history
-    return rows
+
+def padded(histories: list[np.ndarray], pad: int) -> Tensor:
+    """Histories of items, oldest first, as (users, s) with `pad` on the left."""
+    return pad_sequence([*map(torch.from_numpy, histories)], True, pad, padding_side="left")
 
 
 def interactions_of(corpus: Corpus, device: torch.device) -> Interactions:
     """The training interactions of everybody, copies of people included."""
-    train_items, n_items = corpus.split.train, len(corpus.numbers)
-    users = np.repeat(np.arange(len(train_items)), [len(items) for items in train_items])
-    pairs = np.column_stack([users, np.concatenate(train_items)])
-    seen = marks_of(train_items, n_items).astype(bool)
-    parts = pairs, padded(train_items, n_items), seen
-    return Interactions(*(torch.from_numpy(part).to(device) for part in parts))
+    histories, n_items = padded(corpus.split.train, len(corpus.numbers)), len(corpus.numbers)
+    users, places = (histories < n_items).nonzero().T
+    pairs = torch.column_stack([users, histories[users, places]])
+    seen = torch.from_numpy(marks_of(corpus.split.train, n_items)).bool()
+    return Interactions(pairs.to(device), histories.to(device), seen.to(device))
 
 
 @torch.no_grad()
 def vectors_and_scores(
-    model: Recommender,
-    corpus: Corpus,
-    part: str,
-    users: np.ndarray,
-    fair: Callable | Prompt | None = None,
-    batch_size: int = 256,
+    model: Recommender, asked: Asked, fair: Callable | Prompt | None = None, batch_size: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(users, d) and (users, items): what users are to the model before their item of `part`."""
-    device, n_items = next(model.parameters()).device, len(corpus.numbers)
+    """(users, d) and (users, items): what users are to the model before their held-out item."""
+    device, n_items = next(model.parameters()).device, len(asked.corpus.numbers)
     model.eval()
     states, scores = [], []
-    for batch in np.split(users, range(batch_size, len(users), batch_size)):
-        met = padded([met_before(corpus, user, part) for user in batch], n_items)
-        ids = torch.from_numpy(batch).to(device), torch.from_numpy(met).to(device)
-        state_bd = model.state(*ids, fair)
+    for batch in torch.from_numpy(asked.users).split(batch_size):
+        met = padded([met_before(asked.corpus, user, asked.part) for user in batch], n_items)
+        state_bd = model.state(batch.to(device), met.to(device), fair)
         states.append(state_bd.cpu().numpy())
         scores.append(model.scores(state_bd).cpu().numpy())
     return np.concatenate(states), np.concatenate(scores)
 
 
-def lookup(corpus: Corpus, part: str, users: np.ndarray) -> np.ndarray:
+def lookup(asked: Asked) -> np.ndarray:
     """P(item | the set of all items met before), counted, (users, items): a table and no model.
 
-    Everybody is counted with what they met before the item of `part`: for each of their items, that it
+    Everybody is counted with what they met before the held-out item: for each of their items, that it
     goes with the set of all the others. Each item's share of the training interactions counts as one
     more observation for every set, so a set that occurs nowhere is left with popularity.
     """
-    prior = popularity(corpus) / max(popularity(corpus).sum(), 1)
-    counts: dict[frozenset, Counter] = defaultdict(Counter)
-    owned = [frozenset(met_before(corpus, user, part)) for user in range(len(corpus.split.train))]
+    corpus, counts = asked.corpus, popularity(asked.corpus)
+    everybody, followed = range(len(corpus.split.train)), defaultdict(Counter)
+    owned = [frozenset(met_before(corpus, user, asked.part)) for user in everybody]
     for items in owned:
         for item in items:
-            counts[items - {item}][item] += 1
-    scores = np.tile(prior, (len(users), 1))
-    for row, user in enumerate(users):
-        found = counts.get(owned[user], {})
-        for item, count in found.items():
-            scores[row, item] += count
-        scores[row] /= 1 + sum(found.values())
+            followed[items - {item}][item] += 1
+    scores = np.tile(counts / max(counts.sum(), 1), (len(asked.users), 1))
+    for row, user in zip(scores, asked.users):
+        found = followed.get(owned[user], Counter())
+        row[[*found]] += [*found.values()]
+        row /= 1 + found.total()
     return scores
 
 
 def validation_ranks(
-    model: Recommender, corpus: Corpus, fair: Callable | Prompt | None = None
+    model: Recommender, asked: Asked, fair: Callable | Prompt | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(vectors (users, d), ranks (users,)): validation items among the sequential task's candidates."""
-    users = people_with(corpus, "valid")
-    states, scores = vectors_and_scores(model, corpus, "valid", users, fair)
-    return states, candidate_ranks(Asked(corpus, TASKS[0], "valid", users), scores)
+    states, scores = vectors_and_scores(model, asked, fair)
+    return states, candidate_ranks(asked, scores)
 
 
 def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
@@ -255,15 +241,15 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
     The held-out items are negatives like any others: not to draw them would tell which they are.
     """
     torch.manual_seed(trial.seed)
-    corpus, run, cfg, rows = trial.corpus, trial.run, model.cfg, model.examples(trial.data)
+    run, cfg, rows = trial.run, model.cfg, model.examples(trial.data)
     if len(rows) == 0:
         why = f"nobody has two training items, so {NAMES[name]} cannot learn what follows"
-        refuse(corpus.dataset.name, f"{why}; choose another --model")
+        refuse(trial.corpus.dataset.name, f"{why}; choose another --model")
     rates = dict(lr=cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay)
     optimizer = torch.optim.AdamW(model.parameters(), **rates, fused=True)
     per_epoch = math.ceil(len(rows) / cfg.batch_size)
     n_batches = cfg.epochs * per_epoch
-    can_choose = len(people_with(corpus, "valid")) > 0
+    chosen_by = trial.asked("valid")
     checkpoint = Checkpoint(run, name, dict(model=model, optimizer=optimizer))
     loop = checkpoint.restore(dict(epoch=0, best=None, best_ndcg=-1.0, ndcg=math.nan, waited=0))
     for epoch in range(loop["epoch"] + 1, cfg.epochs + 1):
@@ -275,8 +261,8 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
             loss = model.loss(trial.data, batch)
             step(optimizer, loss, max_norm=5.0)
             losses.append(loss.item())
-        if can_choose and (epoch % cfg.check == 0 or epoch == cfg.epochs):
-            ranks = validation_ranks(model, corpus)[1]
+        if len(chosen_by.users) and (epoch % cfg.check == 0 or epoch == cfg.epochs):
+            ranks = validation_ranks(model, chosen_by)[1]
             look = {"ndcg@10": ndcg_at(ranks, 10), "hit@10": float((ranks <= 10).mean())}
             run.metric(stage=f"{name} validation", epoch=epoch, **look)
             loop |= dict(ndcg=look["ndcg@10"], waited=loop["waited"] + 1)
@@ -311,10 +297,10 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     which everybody appears equally often. Then the discriminators descend theirs, `dis_steps` times.
     """
     torch.manual_seed(trial.seed)
-    corpus, data, device, trains_model = trial.corpus, trial.data, trial.device, name in FILTERED
+    data, device, trains_model = trial.data, trial.device, name in FILTERED
     choices = choices_of(name, list(trial.labels))
     # each choice has as many batches as a filter alone would have, or it would be learnt less well
-    per_epoch = batches_per_epoch(corpus, cfg)
+    per_epoch = batches_per_epoch(trial.corpus, cfg)
     n_batches = cfg.epochs * per_epoch * len(choices)
     if trains_model:
         fair = Filters(list(trial.labels), model.cfg.d).to(device)
@@ -331,9 +317,10 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     rng = np.random.default_rng([trial.seed, 20])
     game = Game(trial.labels, choices, cfg, (model.cfg.d, 1), rng, device)
-    can_choose = trains_model and len(people_with(corpus, "valid")) > 0
-    judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11) if can_choose}
-    before = (validation_ranks(model, corpus)[1] <= 10).mean() if can_choose else math.nan
+    chosen_by, judged_at, before = trial.asked("valid"), set(), math.nan
+    if trains_model and len(chosen_by.users):
+        judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11)}
+        before = (validation_ranks(model, chosen_by)[1] <= 10).mean()
     parts = dict(player=player, player_optimizer=optimizer)
     parts |= dict(members=game.members, dis_optimizer=game.optimizer)
     checkpoint, rows = Checkpoint(trial.run, name, parts), model.examples(data)
@@ -378,30 +365,25 @@ def shortfall(trial: Trial, model: Recommender, fair: Fair, before: float, name:
     The largest distance from one half of a fresh logistic regression's AUC, plus what is lost of the
     Hit@10 `before` beyond a tenth.
     """
-    users = people_with(trial.corpus, "valid")
     fair.eval()
-    states, ranks = validation_ranks(model, trial.corpus, serving(fair, tuple(trial.labels)))
-    leak = 0.0
-    for labels in trial.labels.values():
-        attackers = ["logistic regression"]
-        found = attack(states, labels[users], attackers, trial.seed + 1, trial.device)
-        leak = max(leak, abs(found["auc"][0] - 0.5))
+    chosen_by = trial.asked("valid")
+    states, ranks = validation_ranks(model, chosen_by, serving(fair, tuple(trial.labels)))
+    about = ["logistic regression"], trial.seed + 1, trial.device
+    found = [attack(states, chosen_by.labels(attr), *about) for attr in trial.labels]
+    leak = max(abs(each["auc"][0] - 0.5) for each in found)
     lost = max(0.0, 0.9 - (ranks <= 10).mean() / max(before, 1e-9))
     trial.run.metric(stage=f"{name} validation", leak=leak, lost_beyond_a_tenth=lost)
     return leak + lost
 
 
-def row_of(
-    trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, before: tuple = ()
-) -> dict:
+def row_of(trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, before=()) -> dict:
     """A row of results.json, from vectors (users, d), None where there are none, and scores (users, items).
 
     Both are in `read`; those of what a fair version was made of are in `before`. Both tasks have the same
-    candidates, as no prompt lists any, and so the same figures.
+    figures.
     """
     states, scores = read
-    users, seed = people_with(trial.corpus, "test"), trial.seed
-    asked = Asked(trial.corpus, TASKS[0], "test", users)
+    asked, seed = trial.asked("test"), trial.seed
     ranks, full = candidate_ranks(asked, scores), catalogue_ranks(asked, scores)
     found = hits(ranks, seed) | {"ndcg@10": ndcg_at(ranks, 10)}
     found |= {"full hit@10": float((full <= 10).mean()), "full ndcg@10": ndcg_at(full, 10)}
@@ -413,9 +395,8 @@ def row_of(
         attrs = list(trial.labels)
         held_out = {attr: labels < 0 for attr, labels in trial.labels.items()}  # nobody's here
         found |= attacked_row(asked, states, attrs, held_out, seed, trial.device)
-        for attr in attrs:
-            about = asked.labels(attr), None, seed, trial.shuffles, trial.device
-            chance[attr] = floor(states, *about)
+        about = None, seed, trial.shuffles, trial.device
+        chance = {attr: floor(states, asked.labels(attr), *about) for attr in attrs}
     row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": chance}
     return row | dict.fromkeys(TASKS, found)
 
@@ -430,73 +411,62 @@ def table(results: dict) -> str:
         r, label = row[TASKS[0]], NAMES[row["model"]]
         if row["hidden"] and len(attrs) > 1:
             label += f", hiding {', '.join(row['hidden'])}"
-        cells = [label, percent(r["hit@1"]), percent(r["hit@3"]), percent(*triple(r, "hit@10"))]
-        cells += [percent(r[key]) for key in ("ndcg@10", "full hit@10", "full ndcg@10")]
-        cells += kept_cells(r) if row["hidden"] else ["", ""]
+        cells = [label, *screens.hit_cells(r, 1)]
+        cells += [screens.percent(r[key]) for key in ("ndcg@10", "full hit@10", "full ndcg@10")]
+        cells += screens.kept_cells(r) if row["hidden"] else ["", ""]
         if "auc" in r:
             for attr in attrs:
-                cells.append(percent(r["auc"][attr], *r["auc interval"][attr]))
-                cells.append(f"+- {percent(row['floor'][attr])}")
+                cells.append(screens.percent(r["auc"][attr], *r["auc interval"][attr]))
+                cells.append(f"+- {screens.percent(row['floor'][attr])}")
             cells.append(", ".join(r["attackers"][attr]["strongest"] for attr in attrs))
         grid.append(cells)
-    lines = [
-        f"{results['users']} users, the test item among {how_many_candidates(results, TASKS[0])} candidates; "
-        "then among all items but those met before (%)"
-    ]
-    lines += [*aligned(grid), ""]
+    among = f"the test item among {screens.how_many_candidates(results, TASKS[0])} candidates"
+    lines = [f"{results['users']} users, {among}; then among all items but those met before (%)"]
+    lines += [*screens.aligned(grid), ""]
     for attr in attrs:
-        ceiling = percent(*results["ceiling"][attr]["auc"])
+        ceiling = screens.percent(*results["ceiling"][attr]["auc"])
         lines.append(f"Ceiling, {attr} AUC of raw histories: {ceiling}")
     lines += [
         "AUC of the strongest of the same fresh attackers as at the end of train.py, on what each user is to",
         "the recommender at test time; 50 is chance, the floor how far from 50 it gets on shuffled labels.",
         "Brackets are 95% bootstrap intervals over users.",
-        KEPT,
+        screens.KEPT,
     ]
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Everything from the data to the table; returns what results.json holds."""
-    flags, resume = command_to_resume(sys.argv[1:] if argv is None else argv, "baselines.py")
-    args = parse_args(flags)
-    device, attrs = pick_device(args.device), read_attrs(args.attr, "--attr")
-    cfgs, games = configs(args, attrs)
+    argv, resume = flags.command_to_resume(sys.argv[1:] if argv is None else argv, "baselines.py")
+    args = parse_args(argv)
+    device, attrs = flags.pick_device(args.device), flags.read_attrs(args.attr, "--attr")
+    cfgs, games = wanted = configs(args, attrs)
     dataset = load_dataset(args.data, args.data_dir, args.seed, ToyConfig(args.toy_users))
     labels = {attr: dataset.labels(attr) for attr in attrs}
     enough_to_attack(dataset, labels, args.model in (*FILTERED, "all"))
-    enough_for_tables(dataset)
-    for name, cfg in cfgs.items():
-        with torch.device("meta"):  # shapes without memory
-            shape = RECOMMENDERS[name][0](cfg, len(dataset.users), len(dataset.titles))
-        # for each weight in float32: itself, its gradient, AdamW's two means and the best so far
-        enough_to_train(NAMES[name], shape, 20, device, "choose a smaller --d")
-    config = {
-        "command": ["baselines.py", *map(str, flags)],
-        "data": args.data,
-        "data dir": files_of(args.data, args.data_dir),
-        "data fingerprint": fingerprint(dataset),
-        "attrs": attrs,
-        "seed": args.seed,
-        "device": str(device),
-        "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
-        "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
-        "base": args.base,
-        "torch": torch.__version__,
-    }
+    size, make = (len(dataset.users), len(dataset.titles)), functools.partial
+    players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
+    enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
+    config = {"command": ["baselines.py", *map(str, argv)], "data": args.data}
+    config |= {"data dir": files_of(args.data, args.data_dir)}
+    config |= {"data fingerprint": fingerprint(dataset), "attrs": attrs, "seed": args.seed}
+    config |= {"device": str(device)}
+    config |= {"recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()}}
+    config |= {"games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()}}
+    config |= {"base": args.base, "torch": torch.__version__}
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)
     name = f"{args.data}-{args.model}-{'+'.join(attrs)}-seed{args.seed}"
     run = Run(args.out, name, config) if resume is None else Run.resume(resume, config)
-    run.say(describe(dataset, attrs, P5Config().prompt_candidates))
+    run.say(screens.describe(dataset, attrs, P5Config().prompt_candidates))
     save_array(run.folder / "negatives.npy", corpus.negatives)
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
     about = list(TASKS), list(attrs), args.seed, device
     results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
     data = interactions_of(corpus, device)
     trial = Trial(corpus, data, labels, args.seed, run, results["shuffles"])
-    train_and_measure(trial, cfgs, games, args, results)
+    fill_rows(trial, wanted, args, results)
     end_run(run, results, table(results))
     return results
 
@@ -519,19 +489,10 @@ def check_base(folder: Path, config: dict) -> None:
         load_tensors(folder / f"{name}.safetensors")
 
 
-def train_and_measure(
-    trial: Trial,
-    cfgs: dict[str, TrainingConfig],
-    games: dict[str, CFPConfig],
-    args: argparse.Namespace,
-    results: dict,
-) -> None:
-    """Fill `results["rows"]`, one model after the other; the rows of an interrupted run stay.
-
-    First come the recommenders of `cfgs`, then their fair versions of `games`.
-    """
-    corpus, run, rows = trial.corpus, trial.run, results["rows"]
-    attrs, users, models = list(trial.labels), people_with(corpus, "test"), {}
+def fill_rows(trial: Trial, wanted: Settings, args: argparse.Namespace, results: dict) -> None:
+    """Fill `results["rows"]`: recommenders, then fair versions; the rows of an interrupted run stay."""
+    (cfgs, games), asked, run, rows = wanted, trial.asked("test"), trial.run, results["rows"]
+    attrs, models = list(trial.labels), {}
     done = Counter(row["model"] for row in rows)  # before the run was interrupted
 
     def add(*about) -> None:
@@ -539,10 +500,10 @@ def train_and_measure(
         run.keep(results)
 
     if not done["popularity"]:
-        counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
+        counts = np.tile(popularity(trial.corpus).astype(float), (len(asked.users), 1))
         add("popularity", (), 0.0, (None, counts))
     if args.model in ("lookup", "all") and not done["lookup"]:
-        add("lookup", (), 0.0, (None, lookup(corpus, "test", users)))
+        add("lookup", (), 0.0, (None, lookup(asked)))
     for name, cfg in cfgs.items():
         began, source = run.seconds(), run.folder if done[name] else args.base
         torch.manual_seed(trial.seed)
@@ -557,7 +518,7 @@ def train_and_measure(
         if not done[name]:
             seconds = run.seconds() - began
             run.say(f"{NAMES[name]}: measuring")
-            add(name, (), seconds, vectors_and_scores(model, corpus, "test", users))
+            add(name, (), seconds, vectors_and_scores(model, asked))
     for name, cfg in games.items():
         choices = choices_of(name, attrs)
         if done[name] == len(choices):
@@ -569,11 +530,11 @@ def train_and_measure(
         spent = [row["seconds"] for row in rows if row["model"] == name]
         seconds = spent[0] if spent else run.seconds() - began
         fair.eval()
-        before = vectors_and_scores(models[FAIR[name]], corpus, "test", users)
+        before = vectors_and_scores(models[FAIR[name]], asked)
         for number, hidden in enumerate(choices[done[name] :], done[name] + 1):
             which = f"{number} of {len(choices)}, hiding {', '.join(hidden)}"
             run.say(f"{NAMES[name]}: measuring {which}")
-            read = vectors_and_scores(model, corpus, "test", users, serving(fair, hidden))
+            read = vectors_and_scores(model, asked, serving(fair, hidden))
             add(name, hidden, seconds, read, before)
 
 

@@ -2,7 +2,6 @@
 
     python -m reproduction.benchmark                  # a T5 of t5-small's shape, random weights
     python -m reproduction.benchmark --rows step,scores --repeats 9
-    python -m reproduction.benchmark --rows default   # the default command, from start to table
 
 Each row times several ways to do the same thing in turn, again and again, so that whatever else the
 machine does affects all of them. It prints the minimum and the median of each in milliseconds, and the
@@ -11,8 +10,6 @@ ratio of the minima to the first one's. Without `transformers` only ours is time
 
 import copy
 import importlib.util
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,9 +26,9 @@ from model import T5, init_from_scratch, save_backbone, target_loss
 from support.candidates import score_candidates
 from support.configs import CFPConfig, T5Config
 from support.fields import at_least
-from support.files import InputError, run_command, show
+from support.files import refuse, run_command, show
 from support.flags import Parser, pick_device
-from support.runs import ROOT, hardware
+from support.runs import hardware
 
 SMALL = dict(vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_heads=8)
 SMALL |= dict(num_layers=6, num_decoder_layers=6)
@@ -85,16 +82,14 @@ def reference(model: T5):
     return theirs.to(model.head_weight().device).requires_grad_(False).eval()
 
 
-def row_step(model: T5, batch: Batch, repeats: int) -> None:
+def row_step(model: T5, theirs, batch: Batch, repeats: int) -> None:
     """The training step of a CFP: lines 4 to 7 of Algorithm 1, and the same with a soft prompt."""
     torch.manual_seed(0)
     users, ids, mask, user_mask, target = batch
-    device, d_model, attrs = ids.device, model.cfg.d_model, ("label",)
-    cfg, theirs = CFPConfig(prefix_len=15), reference(model)
-    cfp = CFP(cfg, model.cfg).to(device)
-    rng, labels = np.random.default_rng(0), {"label": users % 2}
-    game = Game(labels, [attrs], cfg, (d_model, 1), rng, device)
-    soft = torch.randn(15, d_model, device=device).requires_grad_()
+    cfg, attrs, size = CFPConfig(prefix_len=15), ("label",), (model.cfg.d_model, 1)
+    cfp = CFP(cfg, model.cfg).to(ids.device)
+    game = Game({"label": users % 2}, [attrs], cfg, size, np.random.default_rng(0), ids.device)
+    soft = torch.randn(15, model.cfg.d_model, device=ids.device).requires_grad_()
     adamw = lambda weights: torch.optim.AdamW(weights, 1e-3, fused=True)
     of_cfp, of_soft = adamw(cfp.parameters()), adamw([soft])
 
@@ -115,11 +110,12 @@ def row_step(model: T5, batch: Batch, repeats: int) -> None:
     compare("CFP training step, 16 prompts of 128 tokens, prefix 15", ways, repeats)
 
 
-def row_p5(model: T5, batch: Batch, repeats: int) -> None:
+def row_p5(model: T5, theirs, batch: Batch, repeats: int) -> None:
     """P5's training step, all weights, with AdamW; dropout 0 in both."""
     _, ids, mask, _, target = batch
     adamw = lambda model: torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    ours, theirs = copy.deepcopy(model).requires_grad_(True), reference(model)
+    ours, theirs = copy.deepcopy((model, theirs))  # the other rows have them frozen
+    ours.requires_grad_(True)
     optimizer, loss = adamw(ours), lambda: target_loss(ours, ours.encode(ids, mask), target)
     ways = {"ours": lambda: step(optimizer, loss())}
     if theirs is not None:
@@ -130,12 +126,11 @@ def row_p5(model: T5, batch: Batch, repeats: int) -> None:
 
 
 @torch.no_grad()
-def row_scores(model: T5, batch: Batch, repeats: int) -> None:
+def row_scores(model: T5, theirs, batch: Batch, repeats: int) -> None:
     """The exact probability of 101 candidates for each of two users."""
-    rng, theirs, device = np.random.default_rng(0), reference(model), batch.mask.device
-    ids, mask = batch.input_ids[:2], batch.mask[:2]
+    ids, mask, rng = batch.input_ids[:2], batch.mask[:2], np.random.default_rng(0)
     candidates = [[ITEMS[i] for i in rng.choice(N_ITEMS, 101, replace=False)] for _ in ids]
-    targets = torch.tensor(candidates, device=device)  # (b, i, y)
+    targets = torch.tensor(candidates, device=ids.device)  # (b, i, y)
 
     def encoder_once() -> Tensor:
         states = theirs.encoder(ids, attention_mask=mask).last_hidden_state
@@ -158,17 +153,7 @@ def row_scores(model: T5, batch: Batch, repeats: int) -> None:
         show(f"    largest difference of a log-probability: {apart:.1e} nats")
 
 
-def row_default(model: T5, batch: Batch, repeats: int) -> None:
-    """`python train.py --attr gender` in an empty folder, from the start of Python to the table; once."""
-    command = [sys.executable, str(ROOT / "train.py"), "--attr", "gender"]
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - began
-    show(f"the default command, from start to table: {seconds:.0f} s")
-
-
-ROWS = {"step": row_step, "p5": row_p5, "scores": row_scores, "default": row_default}
+ROWS = {"step": row_step, "p5": row_p5, "scores": row_scores}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -177,16 +162,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--rows", default=",".join(ROWS), help=f"which of {','.join(ROWS)} (all)")
     add("--shape", choices=SHAPES, default="t5-small", help="of the T5 (t5-small)")
     add("--repeats", type=at_least(1), default=7, help="of each way (7; a third for scores)")
-    add("--threads", type=at_least(1), help="of PyTorch (as many as there are cores)")
     add("--device", default="auto", help="cpu or cuda (cuda where there is one)")
     args = parser.parse_args(argv)
     rows = args.rows.split(",")
     for name in rows:
         if name not in ROWS:
-            known = ", ".join(ROWS)
-            raise InputError(f"--rows {args.rows}: there is no {name!r}; choose from {known}")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+            refuse(f"--rows {args.rows}", f"there is no {name!r}; choose from {', '.join(ROWS)}")
     device = pick_device(args.device)
     show(
         f"{args.shape}'s shape, {hardware(device)}, torch {torch.__version__}; "
@@ -196,9 +177,9 @@ def main(argv: list[str] | None = None) -> None:
     model = T5(T5Config(**SHAPES[args.shape]))
     init_from_scratch(model, torch.Generator().manual_seed(0))
     model = model.to(device).requires_grad_(False).eval()
-    batch = prompts(device)
+    theirs, batch = reference(model), prompts(device)
     for name in rows:
-        ROWS[name](model, batch, args.repeats)
+        ROWS[name](model, theirs, batch, args.repeats)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the paper says of its results, each with the rule by which finished runs decide it: `CLAIMS`."""
 
 import math
+from functools import partial
 from typing import Callable, Iterable, Iterator
 
 from reproduction import published, report
@@ -13,12 +14,11 @@ Verdict = tuple[str, str]  # one of the four, and what was found
 Rule = Callable[[Evidence], Verdict]
 
 
-def decide(signs: Iterable[int | None], better: str = "better") -> Verdict:
+def decide(signs: list[int], better: str = "better") -> Verdict:
     """The rule for a claim that is a list of comparisons: 1 for it, -1 against it, 0 if intervals overlap.
 
     It holds where all are for it, does not hold where one is against it, and is not decided otherwise.
     """
-    signs = [sign for sign in signs if sign is not None]
     if not signs:
         return UNTESTED, ""
     found = f"{better} in {signs.count(1)} of {len(signs)} comparisons, the opposite in {signs.count(-1)}"
@@ -29,17 +29,11 @@ def decide(signs: Iterable[int | None], better: str = "better") -> Verdict:
 def places(tables: Iterable[int], e: Evidence) -> Iterator[tuple[int, Entry]]:
     """(table, entry) of every number that the paper has in these tables for this half of its data."""
     for table in tables:
-        if any(cell.data == report.half_of(e.data) for cell in published.cells(table)):
+        if any(cell.data == report.HALF[e.data] for cell in published.cells(table)):
             yield from ((table, x) for x in report.entries(table, e) if x.paper is not None)
 
 
-def with_settings(judge: Callable[..., Verdict]) -> Callable[..., Rule]:
-    """`judge(evidence, *settings)` as a function of its settings that makes a rule."""
-    return lambda *settings: lambda e: judge(e, *settings)
-
-
-@with_settings
-def beats(e: Evidence, ours: str, tables: Iterable, metrics: Iterable, better="better") -> Verdict:
+def beats(ours: str, tables: Iterable, metrics: Iterable, better: str, e: Evidence) -> Verdict:
     """That `ours` beats every other model of the tables in these metrics."""
     signs = []
     for table, x in places(tables, e):
@@ -49,17 +43,15 @@ def beats(e: Evidence, ours: str, tables: Iterable, metrics: Iterable, better="b
     return decide(signs, better)
 
 
-@with_settings
-def hides(e: Evidence, tables: Iterable[int], judge: Callable, better: str) -> Verdict:
+def hides(tables: Iterable[int], judge: Callable, better: str, e: Evidence) -> Verdict:
     """About what is hidden in the tables: `judge(e, table, entry)` is (sign, words) of an AUC's row.
 
     It is None where that cannot be judged or is of a model that the claim is not about.
     """
-    aucs = [(table, x) for table, x in places(tables, e) if x.ours and x.metric == "AUC"]
-    judged = [judge(e, table, x) for table, x in aucs]
-    signs, words = zip(*filter(None, judged)) if any(judged) else ((), ())
-    verdict, found = decide(signs, better)
-    return verdict, f"{found}: {', '.join(words)}" if words else found
+    aucs = [place for place in places(tables, e) if place[1].ours and place[1].metric == "AUC"]
+    judged = [said for place in aucs if (said := judge(e, *place))]
+    verdict, found = decide([sign for sign, _ in judged], better)
+    return verdict, f"{found}: {', '.join(words for _, words in judged)}" if judged else found
 
 
 def at_chance(e: Evidence, table: int, x: Entry) -> tuple[int, str] | None:
@@ -91,15 +83,13 @@ def costs_less(e: Evidence, table: int, x: Entry) -> tuple[int, str] | None:
     return compare(own, other, ABOVE), words
 
 
-@with_settings
-def swept(e: Evidence, kind: str, metric: str, low: float, high: float, sign: int) -> Verdict:
+def swept(kind: str, metric: str, low: float, high: float, sign: int, e: Evidence) -> Verdict:
     """About a sweep: from `low` to `high` the metric gets better (1) or worse (-1)."""
-    points = [p for p in e.points.get(kind, []) if not p.series.startswith("soft")]
-    points = [p for p in points if p.task == "sequential" and metric in p.values]
-    by_x = {p.x: p.values[metric] for p in points}
+    points = [p for p in e.points.get(kind, []) if p.task == "sequential" and metric in p.values]
+    by_x = {p.x: summarise([p.values[metric]]) for p in points if not p.series.startswith("soft")}
     if not {low, high} <= by_x.keys():
         return UNTESTED, ""
-    first, last = (summarise([by_x[x]]) for x in (low, high))
+    first, last = by_x[low], by_x[high]
     verdict, _ = decide([sign * compare(last, first, metric)])
     first, last = (number(x, interval=True) for x in (first, last))
     return verdict, f"{metric} {first} at {low:g}, {last} at {high:g}"
@@ -119,8 +109,7 @@ def soft_is_weaker(e: Evidence) -> Verdict:
     return decide([sign(p) * reads(summarise([p.values["AUC"]])) for p in points], "as said")
 
 
-@with_settings
-def probes_read(e: Evidence, table: int, model: str, sign: int) -> Verdict:
+def probes_read(table: int, model: str, sign: int, e: Evidence) -> Verdict:
     """That a probe reads every attribute (1) or none (-1)."""
     found = [x for k in report.LETTERS if (x := e.of(table, model, "", k)) is not None]
     verdict, words = decide([sign * reads(x) for x in found], "as said")
@@ -131,38 +120,42 @@ def probes_read(e: Evidence, table: int, model: str, sign: int) -> Verdict:
 # What the paper says, in our words, by section: the sentences of sections 5 and 6, then three of 3.
 CLAIMS: dict[str, dict[str, Rule]] = {
     "5.2": {
-        "P5 recommends better than every other model, matching and sequential": beats(
-            "P5", (1, 2), QUALITY
+        "P5 recommends better than every other model, matching and sequential": partial(
+            beats, "P5", (1, 2), QUALITY, "better"
         ),
-        "CFP hides an attribute better than every fair baseline": beats(
-            "CFP", (3, 4), ["AUC"], "nearer to 50"
+        "CFP hides an attribute better than every fair baseline": partial(
+            beats, "CFP", (3, 4), ["AUC"], "nearer to 50"
         ),
-        "CFP recommends better than every fair baseline": beats("CFP", (3, 4), QUALITY),
-        "behind a CFP the AUC is close to 50": hides((3, 4), at_chance, "within the floor"),
-        "CFP costs less of the recommendations than the other methods do": hides(
-            (3, 4), costs_less, "clearly more kept above popularity"
+        "CFP recommends better than every fair baseline": partial(
+            beats, "CFP", (3, 4), QUALITY, "better"
         ),
-        "the mixture hides several attributes and keeps the recommendations": hides(
-            (5, 6), mixture_works, "at most 55 with 90% of Hit@10 above popularity kept"
+        "behind a CFP the AUC is close to 50": partial(
+            hides, (3, 4), at_chance, "within the floor"
         ),
-        "the mixture does better than C-PMF and C-SX for several attributes": beats(
-            "CFP", (5, 6), (*QUALITY, "AUC")
+        "CFP costs less of the recommendations than the other methods do": partial(
+            hides, (3, 4), costs_less, "clearly more kept above popularity"
+        ),
+        "the mixture hides several attributes and keeps the recommendations": partial(
+            hides, (5, 6), mixture_works, "at most 55 with 90% of Hit@10 above popularity kept"
+        ),
+        "the mixture does better than C-PMF and C-SX for several attributes": partial(
+            beats, "CFP", (5, 6), (*QUALITY, "AUC"), "better"
         ),
     },
     "6": {
-        "a longer prefix is less fair": swept("prefix length", "AUC", 5, 30, -1),
-        "a longer prefix recommends better": swept("prefix length", "Hit@1", 5, 30, 1),
-        "a larger lambda is fairer": swept("lambda", "AUC", 0.1, 100, 1),
-        "a larger lambda recommends worse": swept("lambda", "Hit@1", 0.1, 100, -1),
+        "a longer prefix is less fair": partial(swept, "prefix length", "AUC", 5, 30, -1),
+        "a longer prefix recommends better": partial(swept, "prefix length", "Hit@1", 5, 30, 1),
+        "a larger lambda is fairer": partial(swept, "lambda", "AUC", 0.1, 100, 1),
+        "a larger lambda recommends worse": partial(swept, "lambda", "Hit@1", 0.1, 100, -1),
         "behind a CFP trained against a soft probing prompt such a prompt reads nothing, a classifier "
         "does": soft_is_weaker,
-        "against a soft probing prompt longer CFPs remove more": swept(
-            "soft discriminator", "AUC", 5, 30, 1
+        "against a soft probing prompt longer CFPs remove more": partial(
+            swept, "soft discriminator", "AUC", 5, 30, 1
         ),
     },
-    "3, A.1": {"manually designed prompts read nothing": probes_read(7, "with", -1)},
-    "3, A.2": {"soft probing prompts read attributes off P5": probes_read(8, "soft", 1)},
-    "3, A.3": {"a classifier reads attributes off P5": probes_read(9, "classifier", 1)},
+    "3, A.1": {"manually designed prompts read nothing": partial(probes_read, 7, "with", -1)},
+    "3, A.2": {"soft probing prompts read attributes off P5": partial(probes_read, 8, "soft", 1)},
+    "3, A.3": {"a classifier reads attributes off P5": partial(probes_read, 9, "classifier", 1)},
 }
 
 

@@ -21,9 +21,8 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
     runs, rows, llama_rows, probes, main = [], [], [], [], {}
     points: dict[str, dict[tuple, Point]] = {}
     for job, found in plan.finished_jobs(w, seeds, check, place):
-        left = json.loads(
-            (found.folder / (job.leaves or "results.json")).read_text(encoding="utf-8")
-        )
+        file = found.folder / (job.leaves or "results.json")
+        left = json.loads(file.read_text(encoding="utf-8"))
         drawn = []
         if job.group in PROBES.values():
             probes.append((job.group, letters([job.flags[job.flags.index("--attr") + 1]]), left))

@@ -10,6 +10,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from reproduction import report
 from reproduction.report import LETTERS, PROBES, QUALITY, Evidence, Point, number, summarise
 from support.files import write_atomically
@@ -167,9 +169,7 @@ def fill_panel(axes, name: str, metric: str, points: list[Point]) -> None:
     axes.set_xlabel("attribute" if name == "3" else x_of(name))
 
 
-def bars(points: list[Point], metric: str) -> tuple[list[float], list[list[float]]]:
-    """(values, their error bars [downs, ups]) of a metric, in percent."""
-    percent = [[100 * v for v in p.values[metric]] for p in points]
-    downs = [max(value - low, 0) for value, low, _ in percent]
-    ups = [max(high - value, 0) for value, _, high in percent]
-    return [value for value, *_ in percent], [downs, ups]
+def bars(points: list[Point], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """(values (points,), their error bars (2, points) downwards and upwards) of a metric, in percent."""
+    value, low, high = 100 * np.array([p.values[metric] for p in points]).T
+    return value, np.maximum([value - low, high - value], 0)

@@ -1,47 +1,30 @@
 """The runs behind each table and figure of the paper, and which of them are there already.
 
-`NEEDS` lists the groups of runs from which each table and figure is drawn. A `Job` is one run or measurement;
-`find` finds its folder, whatever command it was begun with.
+plan.txt has the groups of runs from which each table and figure is drawn, `NEEDS`, and what each consists of,
+`GROUPS`. A `Job` is one run or measurement; `find` finds its folder, whatever command it was begun with.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
-import shlex
+import re
 from pathlib import Path
-from typing import IO, Callable, Iterable, Iterator, NamedTuple
+from typing import IO, Iterable, NamedTuple
 
 import torch
 
 from data import TASKS
 from reproduction import baselines
-from reproduction.report import LLAMA, PROBES, half_of
+from reproduction.report import HALF
 from support.datasets import ToyConfig, fingerprint, load_dataset
 from support.files import InputError, lock
 from support.flags import SCRATCH, pick_device, read_attrs, settings, train_args
 from support.weights import read_config
 
-# The groups of runs from which a table or a figure is drawn; `GROUPS` says what each consists of.
-NEEDS = {
-    "table 1": ["prompts", "filters", "trivial"],
-    "table 2": ["prompts", "adapters", "trivial"],
-    "table 3": ["prompts", "filters"],
-    "table 4": ["prompts", "adapters"],
-    "table 5": ["prompts", "filters"],
-    "table 6": ["prompts", "filters"],
-    **{f"table {n}": ["prompts", probe] for n, probe in PROBES.items()},
-    **{f"table {n}": ["llama prompts"] for n in LLAMA},
-    "figure 3": ["prompts", *PROBES.values()],
-    "figure 6": ["prompts", "prefix length"],
-    "figure 7": ["prompts", "prefix length"],
-    "figure 8": ["prompts", "lambda"],
-    "figure 9": ["prompts", "lambda"],
-    "figure 10": ["soft discriminator"],
-    "figure trade-off": ["prompts", "filters", "adapters", "lambda", "fair lambda", "leace"],
-}
 # The groups of tables 1 to 6, which have several seeds for them; all else has seed 0.
 SEVERAL_SEEDS = "prompts", "filters", "adapters", "trivial"
 # Of the paper's halves, what is about MovieLens alone and what about Insurance alone. The toy world,
@@ -57,6 +40,11 @@ SEEDS = 3  # of tables 1 to 6, where --seeds says nothing; everything else has o
 SEEDS_OF_ALL = {"toy": 2}
 ANY_SEEDS = 10  # whoever looks for finished runs looks for seeds below this
 DATA = "toy", "ml-100k", "ml-1m", "insurance"
+
+
+def tag(backbone: str) -> str:
+    """What tells the names of runs with this backbone from others."""
+    return "" if backbone == "tiny" else f"-{Path(backbone).name}"
 
 
 class World(NamedTuple):
@@ -82,111 +70,29 @@ class World(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its tables and figures go."""
-        name = self.data + ("" if self.backbone == "tiny" else f"-{Path(self.backbone).name}")
-        return Path("runs") / "reproduce" / name
+        return Path("runs") / "reproduce" / f"{self.data}{tag(self.backbone)}"
 
-
-class Step(NamedTuple):
-    """What a group consists of: a run with any seed, or a measurement in the folder of such a run."""
-
-    name: str  # of a run; a measurement's is the file that it leaves, NAME.json
-    command: str  # its script and the flags that tell it from others of the same World
-    on: str = ""  # name of the run that it measures, or whose recommender it takes
-    setting: float = math.nan  # prefix length or lambda, where a figure is drawn over it
-
-
-def prompts(w: World, backbone: str) -> list[Step]:
-    """P5, a prompt for each attribute and the mixer; on Insurance P5's gender AUC needs a run of its own."""
-    wanted = [w.attrs] if "gender" in w.attrs else [w.attrs, ["gender"]]
-    tag, on = "" if backbone == "tiny" else f"-{Path(backbone).name}", shlex.quote(backbone)
-    command = "train.py --attr {} --backbone {}"
-    return [Step("+".join(a) + tag, command.format(",".join(a), on)) for a in wanted]
-
-
-def filters(w: World) -> Iterator[Step]:
-    """C-PMF and C-SX with the filters of every attribute, and the recommenders that they are made of."""
-    for fair, model in ("c-pmf", "pmf"), ("c-sx", "simplex"):
-        yield Step(fair, f"baselines.py --model {fair} --attr {','.join(w.attrs)}")
-        if "gender" not in w.attrs:
-            yield Step(f"{model}-gender", f"baselines.py --model {model} --attr gender", fair)
-
-
-def adapters(w: World) -> Iterator[Step]:
-    """S-SAS and S-B4: a prompt for each attribute, on one SASRec and one BERT4Rec."""
-    for fair, model in ("s-sas", "sasrec"), ("s-b4", "bert4rec"):
-        base = f"{fair}-{w.attrs[0]}"  # trains the recommender
-        for attr in w.attrs:
-            on = "" if attr == w.attrs[0] else base
-            yield Step(f"{fair}-{attr}", f"baselines.py --model {fair} --attr {attr}", on)
-        if "gender" not in w.attrs:
-            yield Step(f"{model}-gender", f"baselines.py --model {model} --attr gender", base)
-
-
-def probe(attr: str, kind: str, on: str, hidden: bool = False, setting: float = math.nan) -> Step:
-    """One of the paper's probes on P5 alone, or with the attribute hidden by the run's prompt."""
-    name, command = f"probe-{kind}-{attr}", f"probe.py --kind {kind} --attr {attr}"
-    if hidden:
-        name, command = f"{name}-hiding-{attr}", f"{command} --hide {attr}"
-    return Step(f"{name}.json", command, on, setting)
-
-
-def probes(w: World, kind: str) -> list[Step]:
-    """One of the paper's probes on the bare backbone, for every attribute."""
-    on = prompts(w, w.backbone)[0].name
-    return [probe(attr, kind, on) for attr in dict.fromkeys(["gender", *w.attrs])]
-
-
-def leace(w: World) -> list[Step]:
-    """LEACE in place of the prompt."""
-    on = prompts(w, w.backbone)[0].name
-    return [Step(f"leace-{w.swept}.json", f"erase.py --attr {w.swept}", on)]
-
-
-def sweep(w: World, tag: str, flag: str, settings: tuple[float, ...]) -> Iterator[Step]:
-    """A prompt for the swept attribute with each setting of a flag."""
-    for x in settings:
-        flags = f"{flag} {x:g} --backbone {shlex.quote(w.backbone)}"
-        yield Step(f"{w.swept}-{tag}{x:g}", f"train.py --attr {w.swept} {flags}", setting=x)
-
-
-def soft_discriminator(w: World) -> Iterator[Step]:
-    """Prompts against a soft probing prompt, over their length, then read by a new one and a classifier."""
-    for run in sweep(w, "soft-prefix-len", "--discriminator soft --prefix-len", PREFIX_LENGTHS):
-        yield run
-        for kind in "soft", "classifier":
-            yield probe(w.swept, kind, run.name, True, run.setting)
-
-
-def fair_lambda(w: World) -> Iterator[Step]:
-    """Each fair baseline over lambda, for one attribute, on the recommender of tables 3 and 4."""
-    for fair in "c-pmf", "c-sx", "s-sas", "s-b4":
-        base = fair if fair.startswith("c-") else f"{fair}-{w.attrs[0]}"
-        for lam in FAIR_LAMBDAS:
-            command = f"baselines.py --model {fair} --attr {w.swept} --lam {lam:g}"
-            yield Step(f"{fair}-{w.swept}-lam{lam:g}", command, base, lam)
-
-
-# The steps of each group, in the order in which they can be run.
-GROUPS: dict[str, Callable[[World], Iterable[Step]]] = {
-    "prompts": lambda w: prompts(w, w.backbone),
-    "filters": filters,
-    "adapters": adapters,
-    "trivial": lambda w: [Step("lookup", f"baselines.py --model lookup --attr {w.attrs[0]}")],
-    "llama prompts": lambda w: prompts(w, w.llama),
-    **{kind: functools.partial(probes, kind=kind) for kind in PROBES.values()},
-    "prefix length": lambda w: sweep(w, "prefix-len", "--prefix-len", PREFIX_LENGTHS),
-    "lambda": lambda w: sweep(w, "lam", "--lam", LAMBDAS),
-    "soft discriminator": soft_discriminator,
-    "fair lambda": fair_lambda,
-    "leace": leace,
-}
+    @property
+    def words(self) -> dict[str, Iterable[str]]:
+        """What plan.txt has in braces, each with all its values."""
+        beyond = (
+            [] if "gender" in self.attrs else ["gender"]
+        )  # tables 1 and 2 have its AUC all the same
+        (first, *other), every = self.attrs, ",".join(self.attrs)
+        words = {"first": [first], "other": other, "all": [every], "beyond": beyond}
+        words |= {"probed": dict.fromkeys(["gender", *self.attrs]), "swept": [self.swept]}
+        words |= {"hidden": [every, *beyond]}  # in one run, with a mixer
+        words |= {"t5": [self.backbone], "tag": [tag(self.backbone)]}
+        words |= {"llama": [self.llama], "llama_tag": [tag(self.llama)]}
+        swept = {"length": PREFIX_LENGTHS, "lam": LAMBDAS, "fair_lam": FAIR_LAMBDAS}
+        return words | {word: [f"{x:g}" for x in settings] for word, settings in swept.items()}
 
 
 class Job(NamedTuple):
-    """A step with its seed: a command that can be started."""
+    """A run, or a measurement in the folder of a run: a command that can be started."""
 
     name: str  # of a run its folder under runs/, if that is free
-    group: str  # key of GROUPS
+    group: str  # of plan.txt
     script: str
     flags: tuple[str, ...]  # without --out, --run and --base
     seed: int
@@ -195,22 +101,56 @@ class Job(NamedTuple):
     leaves: str = ""  # of a measurement, its file in that folder
 
 
+def read() -> tuple[dict[str, list[str]], dict[str, list[list[str]]]]:
+    """What plan.txt says: the groups of each table and figure, and of each group its lines.
+
+    A line comes in a list with what stands below it.
+    """
+    text = Path(__file__).with_name("plan.txt").read_text(encoding="utf-8")
+    _, drawn, *blocks = text.strip().split("\n\n")
+    needs = (line.split(": ") for line in drawn.splitlines())
+    groups = (re.split(r"\n  (?! )", block) for block in blocks)
+    lines = {name: [line.split("\n    ") for line in top] for name, *top in groups}
+    return {name: text.split(", ") for name, text in needs}, lines
+
+
+NEEDS, GROUPS = read()
+
+
+def fillings(line: str, words: dict[str, Iterable[str]]) -> list[dict[str, str]]:
+    """Every way to fill in what a line has in braces."""
+    names = dict.fromkeys(re.findall(r"{(\w+)}", line))
+    return [dict(zip(names, some)) for some in itertools.product(*(words[k] for k in names))]
+
+
+def job_of(line: str, words: dict[str, str], w: World, seed: int, on: str = "") -> Job:
+    """The job of a line of plan.txt, filled in with these words; `on` is the job below which it stands."""
+    head, _, command = line.partition(": ")
+    name, _, base = (part.format(**words).replace(",", "+") for part in head.partition(" < "))
+    script, *flags = (part.format(**words) for part in command.split(" "))
+    folder = lambda name: f"{w.data}-{name}-seed{seed}"
+    on, leaves = folder(base) if base else on, name if name.endswith(".json") else ""
+    if leaves:
+        name, flags = f"{on}/{leaves.removesuffix('.json')}", [*flags, "--seed", str(seed)]
+    else:
+        name, place = folder(name), ["--data-dir", str(w.data_dir)] if w.data_dir else []
+        about = ["--data", w.data, *place, "--device", w.device, "--seed", str(seed)]
+        flags = about + flags
+    setting = [float(words[k]) for k in ("length", "lam", "fair_lam") if k in words] or [math.nan]
+    return Job(name, "", script, tuple(flags), seed, *setting, on, leaves)
+
+
 def jobs_in(group: str, w: World, seed: int) -> list[Job]:
     """The jobs of a group with one seed."""
-    folder = lambda name: f"{w.data}-{name}-seed{seed}" if name else ""
     jobs = []
-    for step in GROUPS[group](w):
-        (script, *flags), on = shlex.split(step.command), folder(step.on)
-        setting, leaves = float(step.setting), step.name if step.name.endswith(".json") else ""
-        if leaves:
-            name = f"{on}/{leaves.removesuffix('.json')}"
-            flags += ["--seed", str(seed)]
-        else:
-            name, place = folder(step.name), ["--data-dir", str(w.data_dir)] if w.data_dir else []
-            about = ["--data", w.data, *place, "--device", w.device, "--seed", str(seed)]
-            flags = about + flags
-        jobs.append(Job(name, group, script, tuple(flags), seed, setting, on, leaves))
-    return jobs
+    for line, *below in GROUPS[group]:
+        for words in fillings(line, w.words):
+            run = job_of(line, words, w, seed)
+            jobs.append(run)
+            known = w.words | {word: [value] for word, value in words.items()}
+            every = [(other, words | more) for other in below for more in fillings(other, known)]
+            jobs += [job_of(*filled, w, seed, run.name) for filled in every]
+    return [job._replace(group=group) for job in jobs]
 
 
 def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
@@ -234,7 +174,7 @@ def everything(w: World) -> list[str]:
 
 def belongs(name: str, data: str) -> bool:
     """Whether a table or figure is about this data set; of the toy world's figures, one of each pair."""
-    return name not in (INSURANCE_ONLY if half_of(data) == "MovieLens" else MOVIELENS_ONLY)
+    return name not in (INSURANCE_ONLY if HALF[data] == "MovieLens" else MOVIELENS_ONLY)
 
 
 class Found(NamedTuple):

@@ -30,10 +30,7 @@ def read() -> tuple[dict[int, str], dict[int, list[str]], dict[int, str]]:
     return titles, tables, doubts
 
 
-PRINTED = read()
-TITLES = PRINTED[0]
-TABLES = PRINTED[1]
-DOUBTS = PRINTED[2]
+TITLES, TABLES, DOUBTS = read()
 
 
 class Cell(NamedTuple):
@@ -53,11 +50,10 @@ def cells(table: int) -> list[Cell]:
     for block in TABLES[table]:
         rows = [line.split() for line in block.splitlines()]
         heads = {name: values for name, *values in rows if name in ("data", "hidden", "model")}
+        hidden = heads.get("hidden", [""] * len(heads["data"]))
         for name, *values in rows[len(heads) :]:
-            assert all(len(values) == len(head) for head in heads.values()), (table, name)
-            for column, value in enumerate(values):
-                hidden = heads["hidden"][column] if "hidden" in heads else ""
-                place = heads["data"][column], heads["model"][column], hidden
+            columns = zip(heads["data"], heads["model"], hidden, values, strict=True)
+            for *place, value in columns:
                 if value != "-":
                     found.append(Cell(table, *place, name, float(value)))
     return found

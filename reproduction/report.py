@@ -41,6 +41,8 @@ READINGS |= {key: (key, name) for key, name in BEYOND.items()}
 UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
 DATA_NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
 DATA_NAMES |= {"insurance": "Insurance"}
+# Whose half of the paper's tables stands beside ours.
+HALF = dict.fromkeys(DATA_NAMES, "MovieLens") | {"insurance": "Insurance"}
 
 # What differs from the paper's protocol, in addition to what the runs' own files say.
 PROTOCOL = {
@@ -147,14 +149,12 @@ def rows_of(results: dict) -> list[Row]:
         rows.append(Row(model, letters(hidden), task, results["seed"], values, floor, ceiling))
 
     for task in results["tasks"]:
+        floor = results.get("floor", {}).get(task, {})
         add("popularity", (), task, results["popularity"][task], {})
-        for row in results.get("rows", ()):  # of baselines.py
-            if row["model"] != "popularity":
-                add(NAMES[row["model"]], row["hidden"], task, row[task], row["floor"])
-        if "rows" in results:
-            continue
-        floor = results["floor"][task]
-        add("P5", (), task, results["before"][task], floor)
+        for row in results.get("rows", [])[1:]:  # of baselines.py; the first is popularity's
+            add(NAMES[row["model"]], row["hidden"], task, row[task], row["floor"])
+        if "before" in results:
+            add("P5", (), task, results["before"][task], floor)
         if "after" in results:
             add("CFP", results["attrs"], task, results["after"][task], floor)
         for way in results.get("ways", ()):
@@ -204,8 +204,8 @@ class Evidence(NamedTuple):
         needed, first = hidden if metric == "AUC" else [metric], {}
         for row in self.rows_about(table, model, hidden):
             if all(k in row.values for k in needed):  # the same can be in several runs of a seed
-                first.setdefault(row.seed, row.values)
-        rows = [[first[seed][k] for k in needed] for seed in sorted(first)]
+                first.setdefault(row.seed, [row.values[k] for k in needed])
+        rows = (first[seed] for seed in sorted(first))
         return summarise(row[0] if len(row) == 1 else mean_leak(row) for row in rows)
 
     def bounds(self, table: int, hidden: str) -> tuple[float, float]:
@@ -227,11 +227,6 @@ class Evidence(NamedTuple):
         return [row for row in rows if (row.model, row.hidden, row.task) == place]
 
 
-def half_of(data: str) -> str:
-    """Whose half of the paper's tables stands beside ours."""
-    return "Insurance" if data == "insurance" else "MovieLens"
-
-
 class Entry(NamedTuple):
     """A place in a table: the paper's number and ours, either of which may be missing."""
 
@@ -245,7 +240,7 @@ class Entry(NamedTuple):
 def entries(table: int, e: Evidence) -> list[Entry]:
     """Every place of the paper's table for this data set, then what we have beyond it."""
     cells = published.cells(table)
-    cells = [cell for cell in cells if cell.data == half_of(e.data)] or cells
+    cells = [cell for cell in cells if cell.data == HALF[e.data]] or cells
     places = {(cell.model, cell.hidden, cell.metric): cell.percent for cell in cells}
     ours, metrics = [], list(dict.fromkeys(cell.metric for cell in cells))
     if table in (1, 2, 10, 11):
@@ -299,8 +294,8 @@ def table_markdown(table: int, e: Evidence) -> str:
     hides = any(x.hidden for x in found)
     heads = ["hidden", ""] if hides else [""]
     for metric in metrics:
-        heads += [f"{LETTERS[metric]} AUC" if metric in LETTERS else metric, "ours"]
-        heads[-2] += ", paper"
+        name = f"{LETTERS[metric]} AUC" if metric in LETTERS else metric
+        heads += [f"{name}, paper", "ours"]
     heads += ["floor", "ceiling", *SHARES] if hides else []
     rows = []
     for hidden, model in dict.fromkeys((x.hidden, x.model) for x in found):

@@ -27,17 +27,10 @@ from reproduction import claims, figures, plan, report
 from reproduction.evidence import gather
 from reproduction.plan import NEEDS, Found, Job, Planned, World
 from reproduction.report import LLAMA, Evidence
+from support import files
 from support.datasets import load_dataset
 from support.fields import at_least
-from support.files import (
-    InputError,
-    Interrupted,
-    lock,
-    run_command,
-    show,
-    try_folder,
-    write_atomically,
-)
+from support.files import InputError, run_command, show, write_atomically
 from support.flags import SCRATCH, Parser, check_toy_flags, pick_device
 from support.runs import ROOT, STARTED, minutes, new_folder
 from support.weights import PUBLISHED
@@ -57,13 +50,12 @@ def show_plan(planned: list[Planned], about: str, at_once: int) -> str:
     return "\n".join(lines)
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(at_once: int) -> int:
     """Threads of each process: small models gain less from a second thread than from a second process."""
-    return max(cores() // at_once, 1)
+    return max(CORES // at_once, 1)
 
 
 def command_of(job: Job, found: Found | None, on: Found | None) -> list[str]:
@@ -81,12 +73,10 @@ def start(command: list[str], claimed: IO, at_once: int) -> tuple[subprocess.Pop
 
     Returns the process, what it writes to stderr, and when it began, on the monotonic clock.
     """
-    errors = tempfile.TemporaryFile()
+    errors, nothing = tempfile.TemporaryFile(), subprocess.DEVNULL
     process = subprocess.Popen(
         [sys.executable, *STARTED[command[0]], *command[1:]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
+        **dict(stdin=nothing, stdout=nothing, stderr=errors),
         env=os.environ | {"OMP_NUM_THREADS": str(threads(at_once)), "PYTHONPATH": str(ROOT)},
         start_new_session=True,  # Ctrl-C reaches them once, through this process
         pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
@@ -126,8 +116,10 @@ def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
                     does = "goes on" if command[1] == "--resume" else "begins"
                     show(f"run {begun} of {n} {does}: {job.name}")
                     running[job.name] = start(command, claimed, at_once)
-            for name in [name for name, (run, *_) in running.items() if run.poll() is not None]:
-                process, errors, began = running.pop(name)
+            for name, (process, errors, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
                 if process.returncode == 0:
                     show(f"  done: {name} in {minutes(time.monotonic() - began)}")
                     continue
@@ -152,12 +144,11 @@ def texts_of(name: str, e: Evidence) -> dict[str, str]:
     """The texts of a table or a figure, by file ending; {} for a figure without points."""
     kind, number = name.split(" ")
     if kind == "table":
-        markdown, csv = report.table_markdown(int(number), e), report.table_csv(int(number), e)
-    elif figures.figure_points(number, e):
-        markdown, csv = figures.figure_markdown(number, e), figures.figure_csv(number, e)
-    else:
+        table = int(number)
+        return {".md": report.table_markdown(table, e), ".csv": report.table_csv(table, e)}
+    if not figures.figure_points(number, e):
         return {}
-    return {".md": markdown, ".csv": csv}
+    return {".md": figures.figure_markdown(number, e), ".csv": figures.figure_csv(number, e)}
 
 
 def write_out(wanted: list[str], e: Evidence, folder: Path) -> list[Path]:
@@ -172,22 +163,6 @@ def write_out(wanted: list[str], e: Evidence, folder: Path) -> list[Path]:
             texts[".png"] = ""
         written += [path.with_suffix(ending) for ending in texts]
     return written
-
-
-HEAD = """# Results
-
-Measured; written by `python reproduce.py results` from the files in `records/`, and from nothing else.
-Numbers are percent. Ours are means over seeds with the standard deviation; an interval is 95% over users,
-and over several seeds the mean of their ends, moved outwards by the standard deviation.
-`python reproduce.py table 4 --data toy` does one table, `.. all --data toy` all of a data set.
-
-"""
-
-RULE = """
-A claim is a list of comparisons, each for it, against it, or open where two intervals overlap or one is
-missing. It holds where all are for it, does not hold where one is against it, and is not decided otherwise.
-The rules are in `claims.py`, `CLAIMS`. All is about the data and backbones named here, not the paper's.
-"""
 
 
 RECORDS, RESULTS = Path("reproduction/records"), Path("reproduction/RESULTS.md")
@@ -221,16 +196,16 @@ def results_markdown() -> str:
     if not every:
         hint = "python -m reproduction.tables all"
         raise InputError(f"results: there is no finished run in runs/ yet; {hint}")
-    parts = [HEAD, "## The claims of the paper\n\n", claims.claims_markdown(every), "\n", RULE]
+    head = Path(__file__).with_name("results_head.md").read_text(encoding="utf-8")
+    parts = [head.format(claims=claims.claims_markdown(every))]
     for e in every:
         parts.append(f"\n## {e.title}\n\n{runs_markdown(e)}\n")
-        for name in NEEDS:
-            about, text = plan.belongs(name, e.data), texts_of(name, e).get(".md", "")
+        for name in plan.everything(World(e.data)):
             if name.startswith("table"):
-                ours = any(x.ours for x in report.entries(int(name.split(" ")[1]), e))
-                about = ours and (about or e.data == "toy")
-            if about and text:
-                parts.append("\n" + text)
+                shown = any(x.ours for x in report.entries(int(name.split(" ")[1]), e))
+            else:
+                shown = plan.belongs(name, e.data)
+            parts += ["\n" + text for text in [texts_of(name, e).get(".md")] if shown and text]
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -281,8 +256,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def asked(what: list[str], data: str) -> list[str]:
     """The keys of NEEDS that are asked for. Raises InputError where there is no such table or figure."""
     name, names = " ".join(what), plan.everything(World(data))
-    if what == ["all"] or name in names:
-        return names if what == ["all"] else [name]
+    if name == "all":
+        return names
+    if name in names:
+        return [name]
     if name in NEEDS:
         about = "Insurance" if name in plan.INSURANCE_ONLY else "MovieLens"
         raise InputError(f"{name} is not about {data}; the paper has it for {about}")
@@ -304,15 +281,15 @@ def world_of(args: argparse.Namespace) -> World:
     known = [*SCRATCH, *PUBLISHED]
     if name not in known and not Path(name).is_dir():
         raise InputError(f"--backbone {name}: neither a folder nor one of {', '.join(known)}")
-    kind, *number = args.what
-    if kind == "figure" and plan.is_llama(name):
+    (kind, *number), is_llama = args.what, plan.is_llama(name)
+    if kind == "figure" and is_llama:
         raise InputError(f"--backbone {name}: the figures are about a T5; choose one")
     table = int(number[0]) if kind == "table" and number and number[0].isdecimal() else None
-    if table is not None and (table in LLAMA) != plan.is_llama(name):
-        about, same = ("a Llama", table + 9) if plan.is_llama(name) else ("a T5", table - 9)
+    if table is not None and (table in LLAMA) != is_llama:
+        about, same = ("a Llama", table + 9) if is_llama else ("a T5", table - 9)
         other = f"; the same of {about} is table {same}" if 1 <= min(same, table) <= 6 else ""
         raise InputError(f"--backbone {name}: is {about}, table {table} is not{other}")
-    return w._replace(**{"llama" if plan.is_llama(name) else "backbone": name})
+    return w._replace(llama=name) if is_llama else w._replace(backbone=name)
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -323,7 +300,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
             flag = min([*args.given, *["--dry-run"] * args.dry_run])
             raise InputError(f"results {flag}: changes nothing here; leave it out")
         for folder in RECORDS, RESULTS.parent:
-            try_folder(folder)
+            files.try_folder(folder)
         written = keep_records()
         write_atomically(RESULTS, results_markdown().encode())
         show(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
@@ -335,23 +312,23 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if args.what[0] == "figure":
             raise InputError(missing)
         show(f"{missing}; without it their numbers are written and nothing is drawn")
-    seeds = plan.SEEDS_OF_ALL.get(w.data, plan.SEEDS) if args.what == ["all"] else plan.SEEDS
-    at_once = args.at_once or (1 if device.type == "cuda" else min(cores(), 4))
-    seeds = args.seeds or seeds
+    of_all = plan.SEEDS_OF_ALL.get(w.data, plan.SEEDS)
+    seeds = args.seeds or (of_all if args.what == ["all"] else plan.SEEDS)
+    at_once = args.at_once or (1 if device.type == "cuda" else min(CORES, 4))
     planned = plan.planned(plan.jobs_of(wanted, w, seeds))
     about = f"{' '.join(args.what) if len(wanted) < 4 else 'everything'} on {w.data}"
     show(show_plan(planned, about, at_once))
     if args.dry_run:
         return []
-    try_folder(w.folder)
-    held = lock(w.folder)  # two of these would start the same runs
+    files.try_folder(w.folder)
+    held = files.lock(w.folder)  # two of these would start the same runs
     if w.data == "ml-1m" and w.data_dir is None:
         load_dataset(w.data)  # downloads it, once for all runs
     began = time.monotonic()
     try:
         failed = carry_out(planned, at_once)
     except KeyboardInterrupt:
-        raise Interrupted("the same command goes on with what is not finished") from None
+        raise files.Interrupted("the same command goes on with what is not finished") from None
     written = write_out(wanted, gather(w, seeds), w.folder)
     held.close()
     for path in written if len(wanted) == 1 else ():

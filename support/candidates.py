@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @torch.no_grad()
@@ -44,15 +45,6 @@ def candidate_tree(candidates: list[tuple[int, ...]], start: int, length: int) -
     return np.array(tokens), np.array([*map(len, nodes)]), paths, targets
 
 
-def pad_stack(rows: list[np.ndarray], value: int) -> Tensor:
-    """Arrays of different sizes as one tensor (b, ..), filled up with `value`."""
-    shape = np.max([row.shape for row in rows], axis=0)
-    out = np.full((len(rows), *shape), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        out[(i, *map(slice, row.shape))] = row
-    return torch.from_numpy(out)
-
-
 @torch.no_grad()
 def score_candidates(model, encoded, candidates: list[list[tuple[int, ...]]]) -> Tensor:
     """Exact log P(candidate | prompt) in nats, (b, i), -inf where a row has fewer candidates.
@@ -63,12 +55,11 @@ def score_candidates(model, encoded, candidates: list[list[tuple[int, ...]]]) ->
     attention among the beginnings grows with the square of their number.
     """
     device, n_rows = encoded.mask.device, len(encoded.mask)
-    start, length = model.cfg.decoder_start_token_id, max(
-        len(ids) for row in candidates for ids in row
-    )
-    trees = [candidate_tree(row, start, length) for row in candidates]
+    length = max(len(ids) for row in candidates for ids in row)
+    trees = [candidate_tree(row, model.cfg.decoder_start_token_id, length) for row in candidates]
+    stack = lambda rows, value: pad_sequence([*map(torch.from_numpy, rows)], True, value)
     # (b, t), (b, t), (b, i, y), (b, i, y); what fills up is seen by nobody
-    tokens, depths, paths, targets = map(pad_stack, zip(*trees), (0, 0, 0, -1))
+    tokens, depths, paths, targets = map(stack, zip(*trees), (0, 0, 0, -1))
     n_nodes, n_candidates = tokens.shape[1], paths.shape[1]
     if n_nodes > 2 * AT_ONCE and n_candidates > 1:
         size = max(n_candidates * AT_ONCE // n_nodes, 1)

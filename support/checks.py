@@ -51,22 +51,20 @@ def enough_answers(dataset: Dataset, users: np.ndarray) -> None:
         refuse(dataset.name, f"{why}answer to learn from; take other data")
 
 
-def enough_for_tables(dataset: Dataset) -> None:
-    """Raises InputError where tables of users and items cannot fit: what is measured is in some, dense."""
-    n_users, n_items = len(dataset.users), len(dataset.titles)
-    what, cpu = f"measuring {n_users} users and {n_items} items", torch.device("cpu")
-    # two copies of the baselines' scores beside them, float64: 24 bytes; train.py takes 18
-    enough_memory(what, 24 * n_users * n_items, cpu, "choose a smaller data set")
-
-
-def enough_for_run(dataset: Dataset, players: dict[str, tuple], device: torch.device) -> None:
+def enough_for_run(
+    dataset: Dataset, players: dict[str, tuple], device: torch.device, bytes_each: int = 16
+) -> None:
     """Raises InputError where what is measured, or what is trained, cannot fit into memory.
 
-    `players` says of each module that is trained how it is made, and the flag that makes it smaller.
+    `players` says of each module that is trained how it is made, and the flag that makes it smaller. Of each
+    weight in float32 there are itself, its gradient and AdamW's two means.
     """
-    enough_for_tables(dataset)
+    n_users, n_items = len(dataset.users), len(dataset.titles)
+    what, cpu = f"measuring {n_users} users and {n_items} items", torch.device("cpu")
+    # What is measured is in dense tables: two copies of the baselines' scores beside them, float64, are 24
+    # bytes; train.py takes 18.
+    enough_memory(what, 24 * n_users * n_items, cpu, "choose a smaller data set")
     for what, (make, flag) in players.items():
         with torch.device("meta"):  # shapes without memory
             player = make()
-        # of each weight in float32 itself, its gradient, AdamW's two means
-        enough_to_train(what, player, 16, device, f"choose a smaller {flag}")
+        enough_to_train(what, player, bytes_each, device, f"choose a smaller {flag}")

@@ -148,9 +148,10 @@ def kept_cells(row: dict, digits: int = 0) -> list[str]:
     return [kept, "; ".join(filter(None, [above, row[IN_WORDS]]))]
 
 
-def hit_cells(row: dict) -> list[str]:
-    """Hit@1, Hit@3 and Hit@10, the last with its interval, for `combinations_table`."""
-    return [percent(row["hit@1"]), percent(row["hit@3"]), percent(*triple(row, "hit@10"), digits=0)]
+def hit_cells(row: dict, digits: int = 0) -> list[str]:
+    """Hit@1, Hit@3 and Hit@10, the last with its interval, for tables with many columns."""
+    hit_10 = percent(*triple(row, "hit@10"), digits=digits)
+    return [percent(row["hit@1"]), percent(row["hit@3"]), hit_10]
 
 
 def auc_cells(row: dict, attrs: list[str], hidden: Iterable[str] = ()) -> list[str]:

@@ -19,9 +19,10 @@ from audit.report import (
     leanings,
     lists_of_pair,
     overlaps,
+    plot,
     usefulness,
 )
-from audit.surfaces import catalogue_ranks, surfaces
+from audit.surfaces import SURFACES, catalogue_ranks, surfaces
 from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
 from model import target_loss
 from probe import ATTACKERS, attack, user_states
@@ -207,6 +208,24 @@ def test_leace_with_many_classes_and_a_constant_column():
     erased = leace(x, labels)(x)
     means = np.array([erased[labels == c].mean(0) for c in range(7)])
     assert np.allclose(means, means[0], atol=1e-3) and np.allclose(erased[:, 5], 1.0, atol=1e-5)
+
+
+def test_no_title_of_the_picture_is_cut_off(tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    drawn, rng, tasks = [], np.random.default_rng(0), ("sequential", "direct")
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    row = {when: {"auc": [0.6, 0.5, 0.7]} for when in ("before", "after")} | {"floor": 0.05}
+    places = {f"{task}, {name}": row for task in tasks for name in SURFACES}
+    about = {"attr": "occupation", "users": 6040, "ceiling": {"auc": [0.8, 0.7, 0.9]}}
+    states = {task: list(1e-3 * rng.normal(size=(2, 420, 4))) for task in tasks}  # long tick labels
+    classes = [f"executive/managerial {c}" for c in range(21)]  # a wide legend
+    picture = {"labels": np.arange(420) % 21, "classes": classes, "states": states}
+    plot(about | {"surfaces": places}, picture, tmp_path / "audit.png")
+    (figure,) = drawn
+    for axes in figure.axes:
+        ends, page = axes.title.get_window_extent(), figure.bbox
+        assert page.x0 <= ends.x0 and ends.x1 <= page.x1, axes.get_title()
+        assert page.y0 <= ends.y0 and ends.y1 <= page.y1, axes.get_title()
 
 
 def test_the_audit_of_a_run(tmp_path):

@@ -233,8 +233,9 @@ def test_vectors_are_what_each_user_is_before_the_held_out_item(corpus):
     for kind, config in RECOMMENDERS.values():
         model, users = kind(config(d=8), 60, 160).eval(), np.array([7, 2, 30, 31])
         for part in "valid", "test":
-            states, scores = vectors_and_scores(model, corpus, part, users)
-            again = vectors_and_scores(model, corpus, part, users, batch_size=1)
+            asked = Asked(corpus, TASKS[0], part, users)
+            states, scores = vectors_and_scores(model, asked)
+            again = vectors_and_scores(model, asked, batch_size=1)
             assert np.allclose(states, again[0], atol=1e-5)
             assert np.allclose(scores, again[1], atol=1e-4)
             met = torch.from_numpy(met_before(corpus, 30, part))[None]
@@ -267,7 +268,7 @@ def test_simplex_reads_the_whole_history_in_training_and_after():
     torch.manual_seed(0)
     model = SimpleX(SimpleXConfig(d=4), 1, n).eval()
     seen = interactions_of(corpus, torch.device("cpu")).seen
-    states, _ = vectors_and_scores(model, corpus, "valid", user)
+    states, _ = vectors_and_scores(model, Asked(corpus, TASKS[0], "valid", user))
     with torch.no_grad():
         assert np.allclose(states, model.fuse(torch.tensor([0]), seen.float()), atol=1e-6)
     assert seen.sum() == 700
@@ -437,16 +438,18 @@ def test_lookup_by_hand():
         Dataset("tiny", people, {}, {}, items, [""] * 5, histories), None, P5Config(), 0
     )
     prior = np.array([2, 4, 1, 1, 0]) / 8  # of items 0 to 4 in training
-    scores = lookup(tiny, "test", np.array([0, 1, 3]))
+    scores = lookup(Asked(tiny, TASKS[0], "test", np.array([0, 1, 3])))
     assert scores[0] == pytest.approx(prior)  # nobody has 0, 1, 2 and one more: popularity
     assert scores[1] == pytest.approx((prior + [0, 0, 2, 0, 0]) / 3)  # 0, 1 go with 2, twice
     assert scores[2] == pytest.approx((prior + [1, 0, 0, 0, 0]) / 2)  # 1 goes with 0, once
-    scores = lookup(tiny, "valid", np.array([1]))  # of training items alone: 1 with 0 and with 2
+    # of training items alone: 1 with 0 and with 2
+    scores = lookup(Asked(tiny, TASKS[0], "valid", np.array([1])))
     assert scores[0] == pytest.approx((prior + [1, 0, 1, 0, 0]) / 3)
 
 
 def test_lookup_falls_back_to_popularity(corpus):
-    scores = lookup(corpus, "test", np.arange(10))  # nobody else has the same thirty movies
+    # nobody else has the same thirty movies
+    scores = lookup(Asked(corpus, TASKS[0], "test", np.arange(10)))
     counts = np.bincount(np.concatenate(corpus.split.train), minlength=160)
     assert np.allclose(scores, counts / counts.sum()) and np.allclose(scores.sum(1), 1)
 
@@ -583,7 +586,7 @@ def successors(seed: int, n_users: int = 120) -> Interactions:
     """Everybody goes round the items in order, from a random place on and for a while of their own."""
     rng = np.random.default_rng(seed)
     walks = [(rng.integers(N) + np.arange(rng.integers(2, 10))) % N for _ in range(n_users)]
-    histories = torch.from_numpy(padded(walks, N))
+    histories = padded(walks, N)
     pairs = torch.tensor([(user, item) for user, walk in enumerate(walks) for item in walk])
     seen = torch.zeros(n_users, N, dtype=torch.bool)
     seen[pairs[:, 0], pairs[:, 1]] = True
@@ -622,7 +625,7 @@ def test_pair_models_learn_blocks(kind):
     kept_back = 2 * (users // 2 % 6) + users % 2
     seen = own.clone()
     seen[users, kept_back] = False
-    histories = torch.from_numpy(padded([s.nonzero()[:, 0].numpy() for s in seen], N))
+    histories = padded([s.nonzero()[:, 0].numpy() for s in seen], N)
     data = Interactions(seen.nonzero(), histories, seen)
     torch.manual_seed(0)
     model = kind[0](kind[1](d=8), 40, N)
@@ -741,8 +744,8 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(folder, data, monke
 
     def ask(arguments):
         with pytest.raises(Asked) as asked:
-            where = "" if data == "toy" else "--data-dir ."
-            baselines.main(f"--data {data} {where} {arguments}".split())
+            place = "" if data == "toy" else "--data-dir ."
+            baselines.main(f"--data {data} {place} {arguments}".split())
         config = asked.value.args[0]
         return config["recommenders"], config["games"]
 

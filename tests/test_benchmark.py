@@ -41,9 +41,8 @@ def test_items_are_distinct_and_share_beginnings():
     [
         (
             ["--rows", "step,dance"],
-            "--rows step,dance: there is no 'dance'; choose from step, p5, scores, default",
+            "--rows step,dance: there is no 'dance'; choose from step, p5, scores",
         ),
-        (["--threads", "0"], "--threads: .0. is not a whole number from 1 on"),
         (["--repeats", "0"], "--repeats: .0. is not a whole number from 1 on"),
     ],
 )

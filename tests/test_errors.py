@@ -810,7 +810,7 @@ TABLE = [
      "--run run: a decoder-only model reads its prompt again in every layer; the states at the user's "
      "tokens cannot be erased from outside"),
     ("benchmark.py --rows step,dance", None,
-     "--rows step,dance: there is no 'dance'; choose from step, p5, scores, default"),
+     "--rows step,dance: there is no 'dance'; choose from step, p5, scores"),
     ("reproduce.py results --data ml-1m", None,
      "results --data: changes nothing here; leave it out"),
     ("reproduce.py table 16", None,

@@ -70,8 +70,8 @@ def test_whatever_the_held_out_labels_are_the_prompt_comes_out_the_same(tmp_path
     for file in "cfp-gender.safetensors", "discriminator-gender.safetensors":
         assert (tmp_path / "true" / file).read_bytes() == (tmp_path / "false" / file).read_bytes()
     assert spy.call_count == 2
-    flags = flags.replace("--batch-size 30", "--batch-size 16")
-    train.main([*flags.split(), "--out", "paper", "--paper-schedule"])
+    flags = flags.replace("--batch-size 30", "--batch-size 16 --paper-schedule --out paper")
+    train.main(flags.split())
     assert spy.call_count == 2  # it is given the labels themselves, those that it may know
 
 
