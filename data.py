@@ -12,8 +12,8 @@ from typing import Iterator, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from support.candidates import pad_stack
 from support.configs import P5Config
 from support.datasets import Dataset
 from support.tokens import Tokenizer, train_pieces
@@ -236,7 +236,7 @@ def training_example(
 def first_ids(corpus: Corpus, users: np.ndarray) -> Tensor:
     """The first token of every training item of these users as an answer, (b, i), filled up with -1."""
     rows = [[corpus.target(item)[0] for item in corpus.split.train[user]] for user in users]
-    return pad_stack([*map(np.array, rows)], -1)
+    return pad_sequence([*map(torch.tensor, rows)], batch_first=True, padding_value=-1)
 
 
 def positions_of(corpus: Corpus, task: str) -> tuple[np.ndarray, np.ndarray]:

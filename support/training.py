@@ -36,16 +36,13 @@ def set_rates(optimizer: Optimizer, factor: float) -> None:
 
 
 def p5_optimizer(model: torch.nn.Module, cfg) -> Optimizer:
-    """AdamW, with a rate and a decay of their own for the tables: embeddings, head and relative biases."""
+    """AdamW, with a rate of its own for embeddings, head and relative biases."""
     tables, others = [], []
     for name, param in model.named_parameters():
         kind = name.split(".")[-2]
         (tables if kind in ("embedding", "head", "relative_bias") else others).append(param)
-    groups = [
-        dict(params=tables, lr=cfg.embedding_lr, weight_decay=cfg.embedding_decay),
-        dict(params=others, lr=cfg.lr, weight_decay=0.01),
-    ]
-    return torch.optim.AdamW(groups, betas=(0.8, 0.98), fused=True)
+    groups = [dict(params=tables, lr=cfg.embedding_lr), dict(params=others, lr=cfg.lr)]
+    return torch.optim.AdamW(groups, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
 
 
 def check_discriminators(dis_loss: float, blind: float, cfg, when: str) -> None:
