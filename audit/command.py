@@ -15,10 +15,8 @@ from support.runs import write_json
 
 
 def main(argv: list[str] | None = None) -> dict | person.Compared:
-    parser = Parser(
-        description="Audit a finished run: what do fresh attackers read, on which surface? Or look at "
-        "the list of one user, without and with attributes hidden.",
-    )
+    text = "Audit a finished run: what do fresh attackers read, on which surface? Or look at the list of "
+    parser = Parser(f"{text}one user, without and with attributes hidden.")
     add = parser.add_argument
     add("--run", required=True, type=Path, help="folder of a finished run")
     either = parser.add_mutually_exclusive_group(required=True).add_argument

@@ -90,10 +90,8 @@ def erased(opened: Opened, attr: str, seed: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    parser = Parser(
-        description="Erase an attribute from the user tokens of a run's frozen T5 with LEACE and measure "
-        "what is left.",
-    )
+    text = "Erase an attribute from the user tokens of a run's frozen T5 with LEACE and measure what is left."
+    parser = Parser(text)
     parser.add_argument("--attr", required=True, help="what to erase")
     parser.add_argument("--run", required=True, type=Path, help="folder of a finished run")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of halves and attackers (0)")

@@ -67,10 +67,5 @@ def catalogue_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
 
 
 def gains(ranks: np.ndarray, k: int) -> np.ndarray:
-    """What each user adds to NDCG@k, with a single right item: 1 / log2(1 + rank), 0 beyond rank k."""
+    """Each user's NDCG@k in [0, 1], with a single right item: 1 / log2(1 + rank), 0 beyond rank k."""
     return np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)
-
-
-def ndcg_at(ranks: np.ndarray, k: int) -> float:
-    """NDCG@k in [0, 1] with a single right item per user: the mean of `gains`."""
-    return float(gains(ranks, k).mean())

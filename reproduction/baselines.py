@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from audit.surfaces import catalogue_ranks, ndcg_at
+from audit.surfaces import catalogue_ranks, gains
 from cfp import Game, step
 from data import TASKS, Asked, Corpus, make_corpus, marks_of, met_before, people_with
 from evaluate import attacked_row, candidate_ranks, circumstances, popularity, popularity_ranks
@@ -263,7 +263,7 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
             losses.append(loss.item())
         if len(chosen_by.users) and (epoch % cfg.check == 0 or epoch == cfg.epochs):
             ranks = validation_ranks(model, chosen_by)[1]
-            look = {"ndcg@10": ndcg_at(ranks, 10), "hit@10": float((ranks <= 10).mean())}
+            look = {"ndcg@10": gains(ranks, 10).mean(), "hit@10": (ranks <= 10).mean()}
             run.metric(stage=f"{name} validation", epoch=epoch, **look)
             loop |= dict(ndcg=look["ndcg@10"], waited=loop["waited"] + 1)
             if loop["ndcg"] > loop["best_ndcg"]:
@@ -385,8 +385,8 @@ def row_of(trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, 
     states, scores = read
     asked, seed = trial.asked("test"), trial.seed
     ranks, full = candidate_ranks(asked, scores), catalogue_ranks(asked, scores)
-    found = hits(ranks, seed) | {"ndcg@10": ndcg_at(ranks, 10)}
-    found |= {"full hit@10": float((full <= 10).mean()), "full ndcg@10": ndcg_at(full, 10)}
+    found = hits(ranks, seed) | {"ndcg@10": gains(ranks, 10).mean()}
+    found |= {"full hit@10": (full <= 10).mean(), "full ndcg@10": gains(full, 10).mean()}
     if before:
         about = popularity_ranks(asked), candidate_ranks(asked, before[1]), ranks, seed
         found |= kept(*about, NAMES[FAIR[name]])
@@ -447,13 +447,19 @@ def main(argv: list[str] | None = None) -> dict:
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
     players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
     enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
-    config = {"command": ["baselines.py", *map(str, argv)], "data": args.data}
-    config |= {"data dir": files_of(args.data, args.data_dir)}
-    config |= {"data fingerprint": fingerprint(dataset), "attrs": attrs, "seed": args.seed}
-    config |= {"device": str(device)}
-    config |= {"recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()}}
-    config |= {"games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()}}
-    config |= {"base": args.base, "torch": torch.__version__}
+    config = {
+        "command": ["baselines.py", *map(str, argv)],
+        "data": args.data,
+        "data dir": files_of(args.data, args.data_dir),
+        "data fingerprint": fingerprint(dataset),
+        "attrs": attrs,
+        "seed": args.seed,
+        "device": str(device),
+        "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
+        "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
+        "base": args.base,
+        "torch": torch.__version__,
+    }
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)

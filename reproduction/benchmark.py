@@ -137,9 +137,8 @@ def row_scores(model: T5, theirs, batch: Batch, repeats: int) -> None:
         scores = []
         for state, real, target in zip(states, mask, targets):
             copies = lambda x: x.expand(len(target), *x.shape)
-            out = theirs(
-                encoder_outputs=(copies(state),), attention_mask=copies(real), labels=target
-            )
+            known = dict(encoder_outputs=(copies(state),), attention_mask=copies(real))
+            out = theirs(**known, labels=target)
             log_p = out.logits.float().log_softmax(-1)
             scores.append(log_p.gather(-1, target[..., None])[..., 0].sum(-1))
         return torch.stack(scores)
@@ -169,10 +168,8 @@ def main(argv: list[str] | None = None) -> None:
         if name not in ROWS:
             refuse(f"--rows {args.rows}", f"there is no {name!r}; choose from {', '.join(ROWS)}")
     device = pick_device(args.device)
-    show(
-        f"{args.shape}'s shape, {hardware(device)}, torch {torch.__version__}; "
-        "ratios of the least times, to the first of each group"
-    )
+    about = f"{args.shape}'s shape, {hardware(device)}, torch {torch.__version__}"
+    show(f"{about}; ratios of the least times, to the first of each group")
     show(f"{'':<48}{'ms, min':>11}{'median':>11}{'ratio':>8}")
     model = T5(T5Config(**SHAPES[args.shape]))
     init_from_scratch(model, torch.Generator().manual_seed(0))

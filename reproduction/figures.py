@@ -16,25 +16,22 @@ from reproduction import report
 from reproduction.report import LETTERS, PROBES, QUALITY, Evidence, Point, number, summarise
 from support.files import write_atomically
 
-FIGURES = {
-    "3": "what the three probes read",
-    "6": "prefix length",
-    "7": "prefix length, Insurance",
-    "8": "weight of the discriminator",
-    "9": "weight of the discriminator, Insurance",
-    "10": "a soft probing prompt as the discriminator",
-    "trade-off": "recommendations against leak",
+FIGURES = {  # the title, what is swept, and which points are drawn
+    "3": ("what the three probes read", "attribute", ""),
+    "6": ("prefix length", "prefix length", "prefix length"),
+    "7": ("prefix length, Insurance", "prefix length", "prefix length"),
+    "8": ("weight of the discriminator", "lambda", "lambda"),
+    "9": ("weight of the discriminator, Insurance", "lambda", "lambda"),
+    "10": ("a soft probing prompt as the discriminator", "prefix length", "soft discriminator"),
+    "trade-off": ("recommendations against leak", "lambda", "trade-off"),
 }
-# Which points a figure is drawn from; figures 7 and 9 are 6 and 8 on Insurance.
-DRAWN_FROM = {"6": "prefix length", "7": "prefix length", "8": "lambda", "9": "lambda"}
-DRAWN_FROM |= {"10": "soft discriminator", "trade-off": "trade-off"}
 PROBED = {7: "with", 8: "soft", 9: "classifier"}  # of figure 3: tables, and what is drawn of each
 
 
 def figure_points(name: str, e: Evidence) -> list[Point]:
     """The points of a figure; figure 3 has one for each probe and attribute, without an x."""
     if name != "3":
-        return e.points.get(DRAWN_FROM[name], [])
+        return e.points.get(FIGURES[name][2], [])
     points = []
     for table, model in PROBED.items():
         for k, attr in LETTERS.items():
@@ -61,22 +58,18 @@ def setting(point: Point) -> str:
     return "" if math.isnan(point.x) else f"{point.x:g}"
 
 
-def x_of(name: str) -> str:
-    return "lambda" if name in ("8", "9", "trade-off") else "prefix length"
-
-
 def figure_markdown(name: str, e: Evidence) -> str:
     """A figure's points as a table: percent, 95% intervals over users."""
-    points = figure_points(name, e)
+    points, (title, x, _) = figure_points(name, e), FIGURES[name]
     metrics = [m for m in (*QUALITY, "AUC") if any(m in p.values for p in points)]
     cell = lambda v: number(summarise([v] if v else []), interval=True)
-    heads = ["", *([] if name == "3" else [x_of(name), "task"]), *metrics, "floor", "ceiling"]
+    heads = ["", *([] if name == "3" else [x, "task"]), *metrics, "floor", "ceiling"]
     rows = []
     for p in points:
         cells = [p.series, *([] if name == "3" else [setting(p), p.task])]
         cells += [cell(p.values.get(m)) for m in metrics]
         rows.append(cells + report.shown_bounds(100 * p.floor, 100 * p.ceiling))
-    return "\n".join([f"**Figure {name}: {FIGURES[name]}** (%)", "", *report.grid(heads, rows), ""])
+    return "\n".join([f"**Figure {name}: {title}** (%)", "", *report.grid(heads, rows), ""])
 
 
 MARKERS = "os^Dv*PXd<"  # of the series of a panel
@@ -110,7 +103,7 @@ def draw(name: str, e: Evidence, path: Path) -> None:
             axes.set_title(f"{panel} recommendation, lambda at the intervals", fontsize="medium")
         axes.grid(alpha=0.3, lw=0.6)
         axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    title = f"Figure {name}: {FIGURES[name]}\n{e.title}, seed 0, 95% intervals over users"
+    title = f"Figure {name}: {FIGURES[name][0]}\n{e.title}, seed 0, 95% intervals over users"
     figure.suptitle(title, fontsize="medium")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
@@ -166,7 +159,7 @@ def fill_panel(axes, name: str, metric: str, points: list[Point]) -> None:
     named = [attrs[x] if name == "3" else f"{x:g}" for x in settings]
     axes.set_xticks(range(len(settings)), named)
     axes.set_xlim(-0.5, len(settings) - 0.5)
-    axes.set_xlabel("attribute" if name == "3" else x_of(name))
+    axes.set_xlabel(FIGURES[name][1])
 
 
 def bars(points: list[Point], metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -217,9 +217,8 @@ class Block(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.q, self.kv, self.out = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
-        self.ff = nn.Sequential(
-            nn.Linear(d, d_ff), activation, nn.Dropout(dropout), nn.Linear(d_ff, d)
-        )
+        layers = nn.Linear(d, d_ff), activation, nn.Dropout(dropout), nn.Linear(d_ff, d)
+        self.ff = nn.Sequential(*layers)
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = nn.Dropout(dropout)
 
@@ -249,10 +248,9 @@ class Encoder(nn.Module):
         self.position = nn.Embedding(cfg.window, cfg.d)
         self.norm = nn.Identity() if causal else nn.LayerNorm(cfg.d)
         self.dropout = nn.Dropout(cfg.dropout)
-        width, activation = (cfg.d, nn.ReLU) if causal else (4 * cfg.d, nn.GELU)
-        self.blocks = nn.ModuleList(
-            Block(cfg.d, cfg.n_heads, width, activation(), cfg.dropout) for _ in range(cfg.n_layers)
-        )
+        about = (cfg.d, nn.ReLU()) if causal else (4 * cfg.d, nn.GELU())  # of the feed-forward part
+        blocks = (Block(cfg.d, cfg.n_heads, *about, cfg.dropout) for _ in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, ids_bs: Tensor, prompt: "Prompt | None" = None) -> Tensor:
         """States (b, s, d); those at padding mean nothing."""
@@ -428,9 +426,8 @@ class Prompt(nn.Module):
         d, n_layers = items.shape[1], len(encoder.blocks)
         drawn = torch.randn(n_layers, length, d, device=items.device)
         self.prefix = nn.Parameter(encoder.scale * (items.mean(0) + items.std(0) * drawn))
-        self.adapters = nn.ModuleList(
-            nn.ModuleList(adapter(d) for _ in range(2)) for _ in range(n_layers)
-        )
+        pairs = (nn.ModuleList(adapter(d) for _ in range(2)) for _ in range(n_layers))
+        self.adapters = nn.ModuleList(pairs)
 
 
 def adapter(d: int) -> nn.Sequential:

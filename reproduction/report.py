@@ -1,17 +1,28 @@
 """What finished runs say: rows, their means over seeds, and the paper's tables with ours beside them.
 
-Everything here is computed from rows, which `rows_of` reads out of what runs have left; nothing is trained.
+Everything here is computed from what runs have left, which `gather` reads; nothing is trained.
 Hit@k and AUC are fractions in the files and percent from `Summary` on. `tables.py` is the command.
 """
 
 import csv
 import io
+import json
 import math
 import statistics
-from typing import Iterable, NamedTuple
+from pathlib import Path
+from typing import Iterable, Iterator, NamedTuple
 
 from reproduction import published
 from reproduction.baselines import NAMES
+from reproduction.plan import (
+    HALF,
+    LAMBDAS,
+    PREFIX_LENGTHS,
+    SEVERAL_SEEDS,
+    Job,
+    World,
+    finished_jobs,
+)
 from support.hits import SHARES, shares, triple
 from support.screens import KEPT, how_many_candidates
 
@@ -38,11 +49,11 @@ BEYOND = {  # what the paper has not read, under the key in the probe's file
 }
 READINGS |= {key: (key, name) for key, name in BEYOND.items()}
 
+# The models of direct recommendation; their scores know no order.
+MATCHING = "PMF", "SimpleX", "C-PMF", "C-SX"
 UNFAIR = {"C-PMF": "PMF", "C-SX": "SimpleX", "S-SAS": "SASRec", "S-B4": "BERT4Rec", "CFP": "P5"}
 DATA_NAMES = {"toy": "toy world", "ml-100k": "MovieLens-100K", "ml-1m": "MovieLens-1M"}
 DATA_NAMES |= {"insurance": "Insurance"}
-# Whose half of the paper's tables stands beside ours.
-HALF = dict.fromkeys(DATA_NAMES, "MovieLens") | {"insurance": "Insurance"}
 
 # What differs from the paper's protocol, in addition to what the runs' own files say.
 PROTOCOL = {
@@ -90,18 +101,13 @@ def summarise(intervals: Iterable[list[float]]) -> Summary | None:
 
 
 def distance(auc: Summary) -> Summary:
-    """How far an AUC is from 50, with its interval: a leak counts on either side."""
-    mean, low, high = away_from(50, auc.mean, auc.low, auc.high)
-    return Summary(mean, auc.sd, low, high, auc.n)
+    """How far an AUC is from 50: a leak counts on either side.
 
-
-def away_from(chance: float, value: float, low: float, high: float) -> tuple[float, float, float]:
-    """The distance of a value from chance, and the interval of that distance.
-
-    The interval begins at 0 where chance is inside that of the value.
+    The interval begins at 0 where 50 is inside that of the AUC.
     """
-    ends = abs(low - chance), abs(high - chance)
-    return abs(value - chance), 0.0 if low <= chance <= high else min(ends), max(ends)
+    ends = abs(auc.low - 50), abs(auc.high - 50)
+    low = 0.0 if auc.low <= 50 <= auc.high else min(ends)
+    return auc._replace(mean=abs(auc.mean - 50), low=low, high=max(ends))
 
 
 def compare(ours: Summary, other: Summary, metric: str) -> int:
@@ -120,7 +126,9 @@ def mean_leak(aucs: list[list[float]]) -> list[float]:
 
     45 does not make up for 55.
     """
-    return [0.5 + statistics.fmean(column) for column in zip(*(away_from(0.5, *a) for a in aucs))]
+    leaks = [distance(summarise([auc])) for auc in aucs]
+    columns = zip(*((leak.mean, leak.low, leak.high) for leak in leaks))
+    return [0.5 + statistics.fmean(column) / 100 for column in columns]
 
 
 def letters(attrs: Iterable[str]) -> str:
@@ -225,6 +233,86 @@ class Evidence(NamedTuple):
     def rows_about(self, table: int, model: str, hidden: str) -> list[Row]:
         rows, place = self.llama_rows if table in LLAMA else self.rows, (model, hidden, TASK[table])
         return [row for row in rows if (row.model, row.hidden, row.task) == place]
+
+
+def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs")) -> Evidence:
+    """All that finished runs in a folder say about this data set, whatever they were started for.
+
+    Without `check` the data need not be there; the runs' own files are believed.
+    """
+    runs, rows, llama_rows, probes, main = [], [], [], [], {}
+    points: dict[str, dict[tuple, Point]] = {}
+    for job, found in finished_jobs(w, seeds, check, place):
+        file = found.folder / (job.leaves or "results.json")
+        left = json.loads(file.read_text(encoding="utf-8"))
+        drawn = []
+        if job.group in PROBES.values():
+            probes.append((job.group, letters([job.flags[job.flags.index("--attr") + 1]]), left))
+        elif job.leaves:
+            drawn = measured_points(job, left)
+        else:
+            runs.append((found.config["command"], left))
+            mine, main = rows_of(left), main or (left if job.group == "prompts" else {})
+            if job.group == "llama prompts":
+                llama_rows += mine
+            elif job.group in SEVERAL_SEEDS:
+                rows += mine
+            if job.seed == 0:
+                drawn = points_of(job, found.config, mine, w.swept)
+        for figure, p in drawn:
+            at = p.series, p.task, -1.0 if math.isnan(p.x) else p.x
+            points.setdefault(figure, {}).setdefault(at, p)  # the same can be in several runs
+    sorted_points = {figure: [at[x] for x in sorted(at)] for figure, at in points.items()}
+    about = w.data, w.backbone, w.llama
+    return Evidence(*about, rows, llama_rows, probes, sorted_points, main, runs)
+
+
+def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tuple[str, Point]]:
+    """(figure, point) of all that a run says about this attribute."""
+    letter, game = letters([attr]), config.get("cfp", {})
+    defaults = {"prefix length": game.get("prefix_len"), "lambda": game.get("lam")}
+    swept = {"prefix length": PREFIX_LENGTHS, "lambda": LAMBDAS}
+    for row in rows:
+        if letter not in row.values or row.hidden not in ("", letter):
+            continue
+        settings = {}
+        if job.group in swept and row.hidden:
+            settings = {job.group: job.setting}
+        elif job.group == "prompts" and row.model == "P5":
+            settings = defaults  # its points are those without a prompt
+        elif job.group == "prompts" and row.model == "CFP":  # one more where no run is about it
+            settings = {figure: x for figure, x in defaults.items() if x not in swept[figure]}
+        for figure, x in settings.items():
+            yield figure, point(row, letter, attr if row.hidden else row.model, x)
+        task = "direct" if row.model in MATCHING else "sequential"
+        if "lambda" in settings:
+            yield "trade-off", point(row, letter, row.model, settings["lambda"])
+        elif job.group in ("adapters", "fair lambda") and row.task == task:
+            x = next((game["lam"] for game in config["games"].values()), math.nan)
+            yield "trade-off", point(row, letter, row.model, x)
+
+
+def point(row: Row, letter: str, series: str, x: float) -> Point:
+    """A row as a point of a figure about one attribute, at x where something is hidden."""
+    values = {k: v for k, v in row.values.items() if k in QUALITY} | {"AUC": row.values[letter]}
+    bounds = row.floor.get(letter, math.nan), row.ceiling.get(letter, math.nan)
+    return Point(series, float(x) if row.hidden else math.nan, row.task, values, *bounds)
+
+
+def measured_points(job: Job, left: dict) -> Iterator[tuple[str, Point]]:
+    """(figure, point) of what a measurement has left.
+
+    LEACE has a place in the trade-off on each task; figure 10 has what probes read through a prompt that was
+    trained against a soft one.
+    """
+    for name, row in left.items():
+        if job.group == "leace":
+            values = {f"Hit@{k}": row[f"hit@{k}"] for k in (1, 3, 10)} | {"AUC": row["auc"]}
+            yield "trade-off", Point("LEACE", math.nan, name, values)
+            continue
+        series = "soft probing prompt" if name == "soft prompt" else name
+        task = "direct" if "direct" in name else "sequential"
+        yield job.group, Point(series, job.setting, task, {"AUC": row["auc"]})
 
 
 class Entry(NamedTuple):

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import IO
 
 from reproduction import claims, figures, plan, report
-from reproduction.evidence import gather
 from reproduction.plan import NEEDS, Found, Job, Planned, World
-from reproduction.report import LLAMA, Evidence
+from reproduction.report import LLAMA, Evidence, gather
 from support import files
 from support.datasets import load_dataset
 from support.fields import at_least
@@ -74,9 +73,10 @@ def start(command: list[str], claimed: IO, at_once: int) -> tuple[subprocess.Pop
     Returns the process, what it writes to stderr, and when it began, on the monotonic clock.
     """
     errors, nothing = tempfile.TemporaryFile(), subprocess.DEVNULL
+    streams = dict(stdin=nothing, stdout=nothing, stderr=errors)
     process = subprocess.Popen(
         [sys.executable, *STARTED[command[0]], *command[1:]],
-        **dict(stdin=nothing, stdout=nothing, stderr=errors),
+        **streams,
         env=os.environ | {"OMP_NUM_THREADS": str(threads(at_once)), "PYTHONPATH": str(ROOT)},
         start_new_session=True,  # Ctrl-C reaches them once, through this process
         pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
@@ -205,7 +205,8 @@ def results_markdown() -> str:
                 shown = any(x.ours for x in report.entries(int(name.split(" ")[1]), e))
             else:
                 shown = plan.belongs(name, e.data)
-            parts += ["\n" + text for text in [texts_of(name, e).get(".md")] if shown and text]
+            if shown and (texts := texts_of(name, e)):
+                parts.append("\n" + texts[".md"])
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -231,10 +232,8 @@ def plain(command: list[str]) -> list[str]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        description="The paper's tables and figures with ours beside them: starts the runs that are missing, "
-        "goes on with interrupted ones, and writes into runs/reproduce/."
-    )
+    text = "The paper's tables and figures with ours beside them: starts the runs that are missing, goes "
+    parser = Parser(f"{text}on with interrupted ones, and writes into runs/reproduce/.")
     add = parser.add_argument
     text = "table N (1 to 15), figure N (3, 6 to 10, trade-off), all; results keeps what the runs say in "
     add("what", nargs="+", help=f"{text}records/ and writes RESULTS.md from there")

@@ -25,7 +25,7 @@ FOLDERS = {  # of each folder its modules, each of which may use those before it
     "support": "__init__ files processes toy datasets fields configs weights runs training tokens flags "
     "backbones command checks candidates hits side_by_side screens expected",
     "audit": "__init__ surfaces erase person report command",
-    "reproduction": "__init__ recommenders baselines published report figures claims plan evidence tables "
+    "reproduction": "__init__ recommenders baselines published plan report figures claims tables "
     "benchmark",
     "lab": "",
 }
