@@ -80,7 +80,7 @@ TABLE = [
     (18, "columns that run together, hints that cannot be pasted, cut-off titles", "fit", "every table "
      "(found: baselines, audit); the script's path and spaces in hints",
      f"{HERE}::test_columns_never_touch {HERE}::test_a_bad_day_from_beginning_to_end "
-     "test_audit::test_titles_of_the_picture_fit"),
+     "test_audit::test_no_title_of_the_picture_is_cut_off"),
     (19, "--lam 0, --prefix-len 0", "allowed", "--mixer-lam 0, the baselines' --lam 0 (found)",
      f"{HERE}::test_the_ablations_run"),
     (20, "Ctrl-C while torch is imported", "one line, exit code 130", "evaluate.py, probe.py, "
