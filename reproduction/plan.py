@@ -248,10 +248,15 @@ def settings_of(job: Job) -> dict | None:
     return json.loads(json.dumps(about, default=dataclasses.asdict))
 
 
-def is_of(found: Found, job: Job) -> bool:
-    """Whether a folder's run is the job's: the same settings, whatever its command looked like."""
+def is_of(found: Found, job: Job, any_p5: bool = False) -> bool:
+    """Whether a folder's run is the job's: the same settings, whatever its command looked like.
+
+    With `any_p5` the backbone's own training may have been another, as in records of earlier versions.
+    """
     script, *flags = found.config.get("command", [""])
     wanted = settings_of(job) if script == job.script else None
+    if any_p5 and wanted is not None:
+        wanted = {key: value for key, value in wanted.items() if key != "p5"}
     if wanted is None or any(found.config.get(key) != value for key, value in wanted.items()):
         return False
     args, own = parsed(script, tuple(flags)), parsed(script, job.flags)
@@ -268,12 +273,12 @@ def data_of(data: str, data_dir: Path | None, seed: int, toy_users: int, twins_i
 def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True) -> Found | None:
     """The folder of a job's run, a finished one if there is one; for a measurement, that of its run.
 
-    With `check`, runs on other data and unfinished runs that cannot go on here do not count.
+    With `check`, runs on other data or another P5 and unfinished runs that cannot go on here do not count.
     """
     if job.leaves:
         on = find(jobs[job.on], every, jobs, check)
         return None if on is None else on._replace(finished=(on.folder / job.leaves).exists())
-    candidates = [found for found in every if is_of(found, job)]
+    candidates = [found for found in every if is_of(found, job, any_p5=not check)]
     if check and candidates:
         args = parsed(job.script, job.flags)
         about = args.data, args.data_dir, args.seed, args.toy_users, read_attrs(args.attr, "")[0]

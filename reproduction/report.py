@@ -22,6 +22,7 @@ from reproduction.plan import (
     Job,
     World,
     finished_jobs,
+    is_of,
 )
 from support.hits import SHARES, shares, triple
 from support.screens import KEPT, how_many_candidates
@@ -193,7 +194,9 @@ class Evidence(NamedTuple):
     probes: list[tuple[str, str, dict]]  # (kind, letter, the probe's file)
     points: dict[str, list[Point]]  # what figures 6 to 10 and the trade-off are drawn from
     main: dict  # results.json of a run with the T5's prompts; {} where there is none
-    runs: list[tuple[list[str], dict]]  # the command and results.json of every run
+    runs: list[
+        tuple[list[str], dict, bool]
+    ]  # of every run command, results.json, is it of today's P5
 
     @property
     def title(self) -> str:
@@ -251,7 +254,7 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
         elif job.leaves:
             drawn = measured_points(job, left)
         else:
-            runs.append((found.config["command"], left))
+            runs.append((found.config["command"], left, is_of(found, job)))
             mine, main = rows_of(left), main or (left if job.group == "prompts" else {})
             if job.group == "llama prompts":
                 llama_rows += mine

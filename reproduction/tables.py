@@ -213,14 +213,15 @@ def results_markdown() -> str:
 def runs_markdown(e: Evidence) -> str:
     """The commands behind a data set's numbers with seeds, minutes and hardware."""
     by_command: dict[str, list[dict]] = {}
-    for command, results in e.runs:
-        by_command.setdefault(" ".join(plain(command)), []).append(results)
+    for command, results, of_today in e.runs:
+        mark = "" if of_today else " (another P5)"
+        by_command.setdefault(f"`{' '.join(plain(command))}`{mark}", []).append(results)
     rows = []
     for command, alike in by_command.items():
         seeds = ", ".join(str(results["seed"]) for results in alike)
         took = ", ".join(f"{results['seconds'] / 60:.1f}" for results in alike)
         on = sorted({results.get("hardware", "not noted") for results in alike})
-        rows.append([f"`{command}`", seeds, took, "; ".join(on)])
+        rows.append([command, seeds, took, "; ".join(on)])
     return "\n".join(report.grid(["command", "seeds", "minutes", "hardware"], rows))
 
 
