@@ -405,7 +405,6 @@ def of_run(flags: str) -> pytest.MarkDecorator:
             ("tiny-0", "tiny", 0),
             ("tiny-llama-0", "tiny-llama", 0),
             ("tiny-1", "tiny", 1),
-            ("tiny-2", "tiny", 2),
         ]
     ],
 )
