@@ -55,7 +55,7 @@ def what_is_left(folder: Path) -> dict[str, bytes]:
     return found | {"results": json.dumps(kept).encode()}
 
 
-N_STEPS = 4 + 4 + 4 + 2 + 4  # P5, two prompts, the mixer, one prompt from scratch
+N_STEPS = 3 + 4 + 4 + 2 + 4  # P5 (ends before its fourth), two prompts, mixer, prompt from scratch
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
