@@ -194,7 +194,7 @@ def combinations(
     Where people's labels of an attribute were held out, its floor is about these people.
     """
     corpus, seed, device = study.corpus, study.seed, study.device
-    users = people_with(corpus, "test")
+    users, before = people_with(corpus, "test"), {}  # ranks without a prefix, which no file has
     if "ways" not in results:
         found = circumstances(corpus, study.tasks, attrs, seed, device)
         found |= {"before": {}, "floor": {}}
@@ -204,7 +204,7 @@ def combinations(
             about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
         found["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
         for task in study.tasks:
-            row, states, _ = measure(study, task, attrs, None, held_out)
+            row, states, before[task] = measure(study, task, attrs, None, held_out)
             found["before"][task], found["floor"][task] = row, {}
             for attr, rows in about.items():
                 labels = corpus.dataset.labels(attr)[users[rows]]
@@ -212,8 +212,8 @@ def combinations(
                 found["floor"][task][attr] = chance
         results |= found | {"ways": []}
         study.run.keep(results)
-    asked = {task: Asked(corpus, task, "test", users) for task in study.tasks}
-    before = {task: held_out_ranks(study.model, asked[task]) for task in asked}  # no file has them
+    for task in set(study.tasks) - set(before):  # that row was measured before an interruption
+        before[task] = held_out_ranks(study.model, Asked(corpus, task, "test", users))
     done = len(results["ways"])
     for number, (hidden, how, seconds, prefix) in enumerate(ways[done:], done + 1):
         study.run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")

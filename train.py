@@ -59,10 +59,9 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
     sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
     enough_answers(corpus.dataset, positions["sequential"][0])
-    several = {"sequential": False, "direct": corpus.prompt_candidates == 0}
     asked = positions["direct"][0]
-    share = 1 / np.bincount(asked)[asked]  # of one training item among all of its user's
-    odds = {"sequential": None, "direct": share / share.sum() if several["direct"] else None}
+    up_to = np.cumsum(1 / np.bincount(asked)[asked])  # the items of each user together make one
+    up_to /= up_to[-1]
     judges = np.sort(rng.permutation(people_with(corpus, "valid"))[:500])
     training = Training(run, "P5", cfg, dict(model=model, optimizer=optimizer), rng)
     for number in training.steps():
@@ -70,10 +69,14 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
         losses = {}
         for task, size in sizes.items():
             users, items = positions[task]
-            rows = rng.choice(len(users), size, p=odds[task])
+            several = task == "direct" and corpus.prompt_candidates == 0
+            if several:
+                rows = np.searchsorted(up_to, rng.random(size), side="right")
+            else:
+                rows = rng.integers(len(users), size=size)
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
             batch = collate(corpus, processes.own(examples), device)
-            answers = first_ids(corpus, batch.users).to(device) if several[task] else None
+            answers = first_ids(corpus, batch.users).to(device) if several else None
             encoded = model.encode(batch.input_ids, batch.mask)
             losses[task] = target_loss(model, encoded, batch.target_ids, answers)
         loss = cfg.direct_share * losses["direct"] + (1 - cfg.direct_share) * losses["sequential"]
