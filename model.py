@@ -145,9 +145,10 @@ class Attention(nn.Module):
             weights = (self.scale * queries @ keys.transpose(-1, -2) + bias).softmax(-1)
             out = F.dropout(weights, dropout) @ values
         else:
-            how = dict(attn_mask=bias.to(queries.dtype), dropout_p=dropout, scale=self.scale)
-            how["enable_gqa"] = self.grouped
-            out = F.scaled_dot_product_attention(queries, keys, values, **how)
+            mask = bias.to(queries.dtype)
+            out = F.scaled_dot_product_attention(
+                queries, keys, values, mask, dropout, scale=self.scale, enable_gqa=self.grouped
+            )
         return self.o(out.transpose(1, 2).flatten(2))  # (b, h, s, e) -> (b, s, d)
 
 

@@ -143,12 +143,8 @@ def begin_results(run: Run, p5_folder: Path, tokenizer: str) -> dict:
     run.frozen = {"backbone": weights_fingerprint(p5_folder), "tokenizer": tokenizer}
     results = {key: run.config[key] for key in ("data", "backbone", "attrs", "seed")}
     results |= {"seconds": None, "p5 folder": noted(p5_folder, run.folder)}
-    results |= {
-        "p5 weights": run.frozen["backbone"],
-        "p5 tokenizer": tokenizer,
-        "p5 seconds": run.seconds(),
-    }
-    results |= {"cfp seconds": {}, "cfp from": {}}
+    results |= {"p5 weights": run.frozen["backbone"], "p5 tokenizer": tokenizer}
+    results |= {"p5 seconds": run.seconds(), "cfp seconds": {}, "cfp from": {}}
     if so_far := run.so_far():
         refuse_another(f"--resume {run.folder}", frozen_in(so_far), run.frozen, "begin anew")
         results |= so_far

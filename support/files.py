@@ -58,7 +58,7 @@ def on_request_to_end(handler: Callable) -> dict[int, Callable]:
     return before
 
 
-def end(number: int, *_) -> NoReturn:
+def end_here(number: int, *_) -> NoReturn:
     raise Interrupted(number=number)
 
 
@@ -77,6 +77,12 @@ def show(text: str = "", end: str = "\n", on: IO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def use_threads(n: int) -> None:
+    """Compute with so many threads, unless OMP_NUM_THREADS says how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(n)
+
+
 # the system's error numbers for a disk that is full or must not be written to
 DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM
 
@@ -86,10 +92,9 @@ def run_command(main: Callable[[], object]) -> None:
 
     Ctrl-C prints one line and exits with code 130, SIGTERM with 143.
     """
-    on_request_to_end(end)
-    if "OMP_NUM_THREADS" not in os.environ:
-        # two threads that wait for each other beside somebody's busy core take six times as long as one
-        torch.set_num_threads(min(torch.get_num_threads(), idle_cores()))
+    on_request_to_end(end_here)
+    # two threads that wait for each other beside somebody's busy core take six times as long as one
+    use_threads(min(torch.get_num_threads(), idle_cores()))
     if hasattr(sys.stdout, "reconfigure"):  # letters that the console lacks, as escapes
         sys.stdout.reconfigure(errors="backslashreplace")
 

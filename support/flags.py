@@ -8,7 +8,7 @@ import torch
 
 from support.configs import PAPER_SCHEDULE, CFPConfig, MixerConfig, P5Config
 from support.fields import add_flags, at_least, between, flags_given
-from support.files import InputError, refuse, show
+from support.files import InputError, refuse, show, use_threads
 from support.runs import called, place_of, read_config_of
 from support.weights import PUBLISHED
 
@@ -63,12 +63,10 @@ def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | N
         refuse(f"--resume {folder}", f"this run is one of {began}; {how}")
     where = place_of(config.get("working folder", os.getcwd()), folder)
     if not where.is_dir():
-        refuse(
-            f"--resume {folder}",
-            f"it was begun in {where}, which is gone; bring it back, or begin anew",
-        )
-    if "OMP_NUM_THREADS" not in os.environ:  # other sums of the same numbers would be other results
-        torch.set_num_threads(config.get("threads", torch.get_num_threads()))
+        gone = f"it was begun in {where}, which is gone"
+        refuse(f"--resume {folder}", f"{gone}; bring it back, or begin anew")
+    # with another number sums come out a little different, and so do results
+    use_threads(config.get("threads", torch.get_num_threads()))
     if where.resolve() != Path.cwd().resolve():
         folder = folder.resolve()
         show(f"going on in {where}, where it was begun")

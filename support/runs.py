@@ -175,9 +175,8 @@ class Run:
 
     def say_threads(self) -> None:
         if (n := torch.get_num_threads()) < len(CORES):
-            self.say(
-                f"{n} thread{'s' if n > 1 else ''} for {len(CORES)} cores (OMP_NUM_THREADS changes that)"
-            )
+            threads = f"{n} thread{'s' if n > 1 else ''} for {len(CORES)} cores"
+            self.say(f"{threads} (OMP_NUM_THREADS changes that)")
 
     def say(self, text: str) -> None:
         """Print a line of text, to the screen and to log.txt."""

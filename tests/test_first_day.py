@@ -56,7 +56,7 @@ TABLE = [
      "tables and RESULTS.md write (found: all tried at the end), downloads of weights",
      f"{HERE}::test_a_folder_that_cannot_be_written_is_found_at_once"),
     (9, "a pipe that closes", "the run goes on and writes log.txt", "stderr's pipe, a terminal that is gone "
-     "(EIO), no stdout at all, the other commands' last words (found: all)",
+     "(EIO), no stdout at all, other commands' last words (found: all)",
      f"{HERE}::test_what_nobody_reads_is_not_written {HERE}::test_a_bad_day_from_beginning_to_end"),
     (10, "SIGTERM", "as Ctrl-C, exit code 143", "SIGHUP (found), nohup's ignored SIGHUP stays so; the jobs of "
      "the command for tables (found)",
