@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from data import Batch
 from model import Backbone, Encoded, Prefix, target_loss
 from support.configs import CFPConfig, LlamaConfig, T5Config
-from support.files import InputError
+from support.expected import entropy_of, in_units
 from support.processes import all_rows, average
+from support.training import refuse_astray
 
 
 class StackPrefix(nn.Module):
@@ -159,7 +160,8 @@ def forward(
     rec_loss (Eq. 2) is in nats, the mean over the tasks; u_emb is what `read` makes of the prompts.
     """
     encoded = [model.encode(batch.input_ids, batch.mask, prefix) for batch in batches]
-    rec_losses = [target_loss(model, e, batch.target_ids) for e, batch in zip(encoded, batches)]
+    pairs = zip(encoded, batches)
+    rec_losses = [target_loss(model, e, batch.target_ids, batch.first_ids) for e, batch in pairs]
     return torch.stack(rec_losses).mean(), read(model, encoded, batches, prefix)
 
 
@@ -175,21 +177,36 @@ def u_emb_of(
 def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels: Tensor) -> Tensor:
     """L_dis of Eq. 3 in nats, (readings,): about log c where the discriminator guesses blindly.
 
-    `u_emb` is what `forward` gives, a tensor (b, d) for each reading. `labels` (b,) are class indices,
-    negative for users whose label is held out: they count in nothing here. Or they are (b, c), how likely
-    each class is of each user (`support/expected.py`). Each entry is the mean over the users that count
-    and over the members.
+    `u_emb` is what `forward` gives, a tensor (b, d) for each reading. `labels` (b, c) say how likely each
+    class is of each user; a row of zeros, of somebody whose label is not known, counts in nothing here.
+    Each entry is the mean over the users that count and over the members.
     """
-    if labels.ndim == 1:
-        n_known, y = (labels >= 0).sum(), labels.clamp(min=-1).repeat(len(u_emb))
-    else:
-        n_known, y = len(labels), labels.repeat(len(u_emb), 1)
+    n_known = labels.sum()
     assert n_known > 0, "a batch without a single label teaches the discriminator nothing"
-    nll = [  # (r * b) of each depth, 0 where the label is not known
-        F.cross_entropy(logits_rbc.flatten(0, 1), y, ignore_index=-1, reduction="none")
-        for logits_rbc in discriminator(torch.stack(u_emb))
-    ]
-    return torch.stack(nll).mean(0).view(len(u_emb), -1).sum(1) / n_known
+    log_probs = [logits_rbc.log_softmax(-1) for logits_rbc in discriminator(torch.stack(u_emb))]
+    nll_rb = -torch.stack([(one * labels).sum(-1) for one in log_probs]).mean(0)
+    return nll_rb.sum(1) / n_known
+
+
+def hsic(x_bd: Tensor, y_bc: Tensor) -> Tensor:
+    """How strongly states x (b, d) depend on labels y (b, c): a scalar, 0 on average where they do not.
+
+    HSIC(X, Y) = E[k(X, X') l(Y, Y')] of pairs of users, the kernel k without the means of its rows and
+    columns: the Hilbert-Schmidt independence criterion (Gretton et al. 2005), in the unbiased form of Song
+    et al. 2012. k is the mean of four Gaussian kernels, whose squared widths are 1/4, 1/2, 1 and 2 times
+    the median squared distance; states are standardised over the batch, so that neither their scale nor
+    a shift counts. l(y, y') is the inner product. At least four users.
+    """
+    b, off = len(x_bd), 1 - torch.eye(len(x_bd), device=x_bd.device)  # pairs of two users
+    x_bd = (x_bd - x_bd.mean(0)) / (x_bd.std(0) + 1e-6)
+    squares = x_bd.square().sum(1)
+    distances = (squares + squares[:, None] - 2 * x_bd @ x_bd.T).clamp(min=0)
+    median = (
+        distances.detach()[off.bool()].median().clamp(min=1e-12)
+    )  # 0 where all states are the same
+    k = off * sum(torch.exp(-distances / (width * median)) for width in (0.25, 0.5, 1.0, 2.0)) / 4
+    centred = k - (k.sum(0) + k.sum(1, keepdim=True)) / (b - 2) + k.sum() / ((b - 1) * (b - 2))
+    return (off * centred * (y_bc @ y_bc.T)).sum() / (b * (b - 3))
 
 
 def adversarial_loss(
@@ -207,19 +224,6 @@ def adversarial_loss(
     return rec_loss - sum(lam * dis_loss for lam, dis_loss in zip(lams, capped))
 
 
-def entropy_of(labels: np.ndarray) -> float:
-    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess.
-
-    `labels` are class indices (users,), negative where not known, or how likely each class is (users, c).
-    """
-    if labels.ndim == 1:
-        labels = labels[labels >= 0]
-        shares = np.unique(labels, return_counts=True)[1] / len(labels)
-    else:
-        shares = labels.mean(0)
-    return float(-(shares * np.log(shares)).sum())
-
-
 def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
     """lambda_k of Eq. 5 for each attribute k, of whose labels the entropy in nats is given.
 
@@ -235,12 +239,14 @@ def lambdas(lam: float, entropy: dict[str, float]) -> dict[str, float]:
 class Game:
     """Algorithm 1 as seen by its adversary: the discriminators, what they read, what their losses count.
 
-    `labels` gives each attribute's class indices (users,), negative where the adversary may not know
-    them, or how likely each class is (users, c). `choices` are what can be hidden together: one for a
+    `labels` says of each attribute how likely each class is of each user (users, c), zeros where the
+    adversary may know nothing. `choices` are what can be hidden together: one for a
     prompt; of the mixer's, one is drawn for each batch (K of Eq. 5). `size` says how wide a state is
     and how many are read of each user.
     # Paper silent: whether a mixer's discriminators know which choice they face. Ours do, there is a
     set for each; one for all left up to nine points more of the AUC.
+    # Differs from the paper, but for `adversary` "game": the prefix also makes the dependence of the
+    # states on the attribute small (`hsic`), or that alone: it has no opponent that could fall behind.
     """
 
     read = staticmethod(read_user_tokens)  # what the discriminators are given
@@ -256,17 +262,16 @@ class Game:
         device: torch.device,
     ):
         self.cfg, self.choices, self.size, self.rng = cfg, choices, size, rng
-        n_classes = {k: y.shape[1] if y.ndim == 2 else int(y.max()) + 1 for k, y in labels.items()}
-        self.adversary = {
-            attrs: {k: self.discriminator(n_classes[k]).to(device) for k in attrs}
-            for attrs in choices
-        }
+        guessed = labels if cfg.adversary != "dependence" else {}  # by discriminators
+        make = lambda k: self.discriminator(labels[k].shape[1]).to(device)
+        self.adversary = {attrs: {k: make(k) for k in attrs if k in guessed} for attrs in choices}
         everyone = (c for of_choice in self.adversary.values() for c in of_choice.values())
-        self.members = nn.ModuleList(everyone)
-        self.optimizer = torch.optim.AdamW(
-            self.members.parameters(), cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True
-        )
+        self.members, self.optimizer = nn.ModuleList(everyone), None
+        if self.members:
+            rates = dict(lr=cfg.dis_lr, weight_decay=cfg.dis_weight_decay, fused=True)
+            self.optimizer = torch.optim.AdamW(self.members.parameters(), **rates)
         self.labels = {k: torch.from_numpy(y).to(device) for k, y in labels.items()}
+        self.in_units = {k: torch.from_numpy(in_units(y)).to(device) for k, y in labels.items()}
         self.entropy = {k: entropy_of(y) for k, y in labels.items()}
         self.lams = lambdas(cfg.lam, self.entropy)
         cap = math.inf if cfg.cap is None else cfg.cap
@@ -286,7 +291,20 @@ class Game:
     ) -> Tensor:
         """L_dis of lines 5 and 16, (attributes, readings), in nats; see `discriminator_loss`."""
         C, y = self.adversary[attrs], self.labels
+        if not C:  # dependence alone
+            return torch.zeros(len(attrs), 1)
         return torch.stack([discriminator_loss(C[k], u_emb, y[k][users]) for k in attrs])
+
+    def dependence(
+        self, attrs: tuple[str, ...], u_emb: list[Tensor], users: np.ndarray | Tensor
+    ) -> Tensor | float:
+        """What the states' dependence on these attributes adds to L: a sum of `hsic`, mean over readings."""
+        found = 0.0
+        for k in attrs if self.cfg.adversary != "game" else ():
+            known = self.labels[k][users].any(1)
+            y = self.in_units[k][users][known]
+            found += torch.stack([hsic(x_bd[known], y) for x_bd in u_emb]).mean()
+        return self.cfg.hsic * found
 
     def adversarial_loss(
         self, rec_loss: Tensor, dis_loss: Tensor, attrs: tuple[str, ...]
@@ -312,10 +330,5 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float = 1.0) 
     average(params)
     norm = torch.nn.utils.clip_grad_norm_(params, max_norm)
     if not norm.isfinite():
-        number = int(optimizer.state[params[0]]["step"]) + 1 if optimizer.state else 1
-        rates = " and ".join(f"{group['lr']:g}" for group in optimizer.param_groups)
-        raise InputError(
-            f"training went astray in step {number} at learning rate {rates}: the loss is {loss.item():g}, "
-            f"the length of its gradient {norm.item():g}; try a smaller rate (--help lists them)"
-        )
+        refuse_astray(optimizer, loss, norm)
     optimizer.step()

@@ -189,6 +189,7 @@ class Batch(NamedTuple):
     mask: Tensor  # (b, s) bool, True on text
     user_mask: Tensor  # (b, s) bool, True on the tokens of the user
     target_ids: Tensor  # (b, y), -1 after the end
+    first_ids: Tensor | None  # (b, i), where prompts have several answers the first token of each
 
 
 def sequential_example(corpus: Corpus, user: int, history: np.ndarray, target: int) -> Example:
@@ -231,6 +232,11 @@ def training_example(
         negatives = rng.choice(unseen, min(corpus.prompt_candidates, len(unseen)), replace=False)
         candidates = rng.permutation(np.append(negatives, train[position]))
     return direct_example(corpus, user, candidates, train[position])
+
+
+def has_several_answers(corpus: Corpus, task: str) -> bool:
+    """Whether a prompt is the same for all of a user's items: a direct one without candidates is."""
+    return task == "direct" and corpus.prompt_candidates == 0
 
 
 def first_ids(corpus: Corpus, users: np.ndarray) -> Tensor:
@@ -314,8 +320,10 @@ class Asked(NamedTuple):
         return self.corpus.dataset.labels(attr)[self.users]
 
 
-def collate(corpus: Corpus, examples: list[Example], device: str | torch.device = "cpu") -> Batch:
-    """Examples as padded tensors."""
+def collate(
+    corpus: Corpus, examples: list[Example], device: str | torch.device = "cpu", task: str = ""
+) -> Batch:
+    """Examples as padded tensors; with a `task`, for training, all first tokens of several answers."""
     targets = [corpus.target(example.target) for example in examples]
     lengths = np.array([len(example.input_ids) for example in examples])
     target_length = max(1, *map(len, targets))
@@ -327,10 +335,13 @@ def collate(corpus: Corpus, examples: list[Example], device: str | torch.device 
         user_mask[row, : len(example.is_user)] = example.is_user
         target_ids[row, : len(target)] = target
     mask = np.arange(lengths.max()) < lengths[:, None]
+    users = np.array([example.user for example in examples])
+    several = first_ids(corpus, users) if has_several_answers(corpus, task) else None
     return Batch(
-        users=np.array([example.user for example in examples]),
+        users=users,
         input_ids=torch.from_numpy(input_ids).to(device),
         mask=torch.from_numpy(mask).to(device),
         user_mask=torch.from_numpy(user_mask).to(device),
         target_ids=torch.from_numpy(target_ids).to(device),
+        first_ids=None if several is None else several.to(device),
     )

@@ -18,7 +18,7 @@ from cfp import Discriminator
 from data import Asked, Batch, Corpus, collate, people_with
 from mixer import Study
 from model import Backbone, Encoded, Prefix
-from probe import attack, floor, macro_auc, raw_history, user_states
+from probe import attack, floor, macro_auc, raw_history, user_states, whom
 from support.candidates import generate, rank_of_first, ranks_by_end
 from support.files import run_command
 from support.hits import hits, kept
@@ -78,7 +78,6 @@ def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray
 def measure(
     study: Study,
     task: str,
-    attrs: list[str],
     prefix: Prefix | None,
     held_out: dict[str, np.ndarray],
     before: np.ndarray | None = None,
@@ -87,8 +86,7 @@ def measure(
 
     Hit@k, of each attribute what the strongest fresh attacker reads in the user-token states, and
     what is kept of Hit@10 where there are the ranks (users,) `before`, which are those without a prefix.
-    `held_out` (users,) of each attribute is True where the adversary was not told the label: attackers
-    are then also trained and tested among these people alone, and among the others.
+    `held_out` is as in `whom`, for each attribute.
     """
     asked = Asked(study.corpus, task, "test", people_with(study.corpus, "test"))
     states = user_states(study.model, asked, prefix)
@@ -96,49 +94,50 @@ def measure(
     row = hits(ranks, study.seed)
     if before is not None:
         row |= kept(popularity_ranks(asked), before, ranks, study.seed, "P5")
-    row |= attacked_row(asked, states, attrs, held_out, study.seed, study.device)
+    row |= attacked_row(asked, states, held_out, (study.seed, study.device))
     return row, states, ranks
 
 
 def attacked_row(
-    asked: Asked,
-    states: np.ndarray,
-    attrs: list[str],
-    held_out: dict[str, np.ndarray],
-    seed: int,
-    device: torch.device,
+    asked: Asked, states: np.ndarray, held_out: dict[str, np.ndarray], about: tuple
 ) -> dict:
-    """The part of a row of results.json that says what is read in the states (users, d) of these users."""
+    """What a row of results.json says of attacks on states (users, d); `about` are a seed and a device."""
     row = {"auc": {}, "auc interval": {}, "attackers": {}}
-    for attr in attrs:
-        labels = asked.labels(attr)
-        found = attack(states, labels, None, seed, device)
+    for attr, unseen in held_out.items():
+        labels, tested = asked.labels(attr), whom(unseen, asked.users)
+        found = attack(states, labels, None, *about, tested)
         row["auc"][attr], *row["auc interval"][attr] = found["auc"]
         row["attackers"][attr] = found
-        unseen = held_out[attr][asked.users]
-        if unseen.any():
-            row.setdefault("auc by group", {})[attr] = {
-                name: attack(states[group], labels[group], None, seed, device)["auc"]
-                for name, group in (("held out", unseen), ("known", ~unseen))
-            }
     return row
 
 
 def circumstances(
-    corpus: Corpus, tasks: list[str], attrs: list[str], seed: int, device: torch.device
+    corpus: Corpus,
+    tasks: list[str],
+    held_out: dict[str, np.ndarray],
+    seed: int,
+    device: torch.device,
 ) -> dict:
-    """What results.json says whatever the prompts are: sizes, popularity's Hit@k, the ceilings."""
+    """What results.json says whatever the prompts are: sizes, popularity's Hit@k, the ceilings.
+
+    "tested" says of each attribute how many people's label is attacked, "held out" of which attributes
+    the adversary had not seen these.
+    """
     users = people_with(corpus, "test")
     asked = {task: Asked(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(a.candidates(user)) for user in users] for t, a in asked.items()}
     history, labels = raw_history(corpus), corpus.dataset.labels
+    tested = {k: whom(unseen, users) for k, unseen in held_out.items()}
+    about = {k: (labels(k)[users], None, seed, device, tested[k]) for k in tested}
     return {
         "tasks": tasks,
         "users": len(users),
         "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
         "prompt candidates": corpus.prompt_candidates,
         "popularity": {task: hits(popularity_ranks(a), seed) for task, a in asked.items()},
-        "ceiling": {k: attack(history, labels(k)[users], None, seed, device) for k in attrs},
+        "tested": {k: int(some.sum()) for k, some in tested.items()},
+        "held out": [k for k, unseen in held_out.items() if unseen[users].any()],
+        "ceiling": {k: attack(history, *about[k]) for k in tested},
         "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
     }
 
@@ -152,19 +151,19 @@ def before_and_after(
 ) -> dict:
     """What results.json says of a run with one attribute: the test items are looked at here, once.
 
-    `discriminator` is None where it was no classifier; `held_out` (users,) is True where the adversary
-    was not told the label.
+    `discriminator` is None where it was no classifier; `held_out` (users,) is as in `whom`.
     """
     corpus, seed, device = study.corpus, study.seed, study.device
-    results = circumstances(corpus, study.tasks, [attr], seed, device)
+    results = circumstances(corpus, study.tasks, {attr: held_out}, seed, device)
     results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
-    labels = corpus.dataset.labels(attr)[people_with(corpus, "test")]
+    users = people_with(corpus, "test")
+    labels, tested = corpus.dataset.labels(attr)[users], whom(held_out, users)
     for t, task in enumerate(study.tasks):
         ranks = None
         for when, read_through in ("before", None), ("after", prefix):
-            found = measure(study, task, [attr], read_through, {attr: held_out}, ranks)
+            found = measure(study, task, read_through, {attr: held_out}, ranks)
             results[when][task], states, ranks = found
-        chance = floor(states, labels, None, seed, results["shuffles"], device)
+        chance = floor(states, labels, seed, results["shuffles"], device, tested)
         results["floor"][task] = {attr: chance}
         if discriminator is not None:
             found = co_trained_auc(discriminator, states, labels, t)
@@ -182,34 +181,22 @@ class Combined(NamedTuple):
 
 
 def combinations(
-    study: Study,
-    attrs: list[str],
-    ways: list[Combined],
-    held_out: dict[str, np.ndarray],
-    results: dict,
+    study: Study, ways: list[Combined], held_out: dict[str, np.ndarray], results: dict
 ) -> None:
     """Add to `results` what results.json says of a run with several attributes, all attacked behind
     every prefix; what is there, from before the run was interrupted, is not measured again.
-
-    Where people's labels of an attribute were held out, its floor is about these people.
     """
     corpus, seed, device = study.corpus, study.seed, study.device
     users, before = people_with(corpus, "test"), {}  # ranks without a prefix, which no file has
     if "ways" not in results:
-        found = circumstances(corpus, study.tasks, attrs, seed, device)
+        found = circumstances(corpus, study.tasks, held_out, seed, device)
         found |= {"before": {}, "floor": {}}
-        about = {}
-        for attr in attrs:
-            unseen = held_out[attr][users]
-            about[attr] = np.flatnonzero(unseen if unseen.any() else ~unseen)
-        found["held out"] = {k: len(about[k]) for k in attrs if held_out[k][users].any()}
         for task in study.tasks:
-            row, states, before[task] = measure(study, task, attrs, None, held_out)
+            row, states, before[task] = measure(study, task, None, held_out)
             found["before"][task], found["floor"][task] = row, {}
-            for attr, rows in about.items():
-                labels = corpus.dataset.labels(attr)[users[rows]]
-                chance = floor(states[rows], labels, None, seed, found["shuffles"], device)
-                found["floor"][task][attr] = chance
+            for attr, unseen in held_out.items():
+                about = corpus.dataset.labels(attr)[users], seed, found["shuffles"], device
+                found["floor"][task][attr] = floor(states, *about, whom(unseen, users))
         results |= found | {"ways": []}
         study.run.keep(results)
     for task in set(study.tasks) - set(before):  # that row was measured before an interruption
@@ -217,7 +204,7 @@ def combinations(
     done = len(results["ways"])
     for number, (hidden, how, seconds, prefix) in enumerate(ways[done:], done + 1):
         study.run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
-        row = {t: measure(study, t, attrs, prefix, held_out, before[t])[0] for t in study.tasks}
+        row = {t: measure(study, t, prefix, held_out, before[t])[0] for t in study.tasks}
         results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
         study.run.keep(results)
 

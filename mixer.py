@@ -112,6 +112,10 @@ class Opened(NamedTuple):
     mixer: Mixer | None  # of those of several
     held_out: dict[str, np.ndarray]  # of each, (users,) True where the adversary did not know it
 
+    def unseen(self, attr: str) -> np.ndarray:
+        """(users,) True where the adversary did not know it; nowhere for what the run does not hide."""
+        return self.held_out.get(attr, np.zeros(len(self.corpus.dataset.users), dtype=bool))
+
     def hiding(self, attrs: tuple[str, ...]) -> Prefix | None:
         """The prefix that hides these attributes of the run (section 4.1); None, no prefix, for none."""
         prompts = [self.prefixes[attr] for attr in attrs]

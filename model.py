@@ -12,9 +12,7 @@ may be handed a `prefix`, keys and values that it attends to beside the text's o
 know what they mean.
 """
 
-import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from support.backbones import fill_backbone
+from support.backbones import fill_backbone, init_from_scratch
 from support.configs import LlamaConfig, T5Config, config_from
-from support.files import save_tensors, write_atomically
 from support.tokens import Tokenizer
-from support.weights import public_names, read_config
+from support.weights import read_config
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
 NO_TOKEN = -1  # fills up a batch of targets of different lengths
@@ -489,22 +486,6 @@ def check_prefix(prefix: Tensor | None, n_layers: int) -> Tensor | None:
     return prefix
 
 
-@torch.no_grad()
-def init_from_scratch(model: Backbone, generator: torch.Generator) -> None:
-    """Random weights with T5's standard deviations (Raffel et al. 2020, the released code).
-
-    Llama's scaled attention has queries of unit variance where T5's have 1/e.
-    """
-    for name, param in model.named_parameters():
-        kind = name.split(".")[-2]
-        if "norm" in kind:
-            continue
-        std = 1.0 if kind in ("embedding", "relative_bias") else param.shape[1] ** -0.5
-        if kind == "q" and isinstance(model, T5):
-            std *= model.cfg.d_kv**-0.5
-        param.normal_(0.0, std, generator=generator)
-
-
 def from_scratch(kind: str, tokenizer: Tokenizer, d_ff: int, seed: int) -> Backbone:
     """A tiny T5 ("tiny") or Llama ("tiny-llama") of random weights, for this tokenizer."""
     if kind == "tiny":
@@ -514,15 +495,6 @@ def from_scratch(kind: str, tokenizer: Tokenizer, d_ff: int, seed: int) -> Backb
         model = Llama(LlamaConfig(tokenizer.vocab_size, intermediate_size=d_ff, **ends))
     init_from_scratch(model, torch.Generator().manual_seed(seed))
     return model
-
-
-def save_backbone(model: Backbone, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` in the public layout into an existing folder."""
-    model_type = "t5" if isinstance(model, T5) else "llama"
-    config, ours = {"model_type": model_type} | asdict(model.cfg), model.state_dict()
-    names = public_names(config)
-    save_tensors(folder / "model.safetensors", {key: ours[name] for key, name in names.items()})
-    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
 def load_backbone(

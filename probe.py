@@ -2,17 +2,17 @@
 
     python probe.py --kind classifier --attr gender --run runs/toy-gender-seed0 [--hide gender]
 
-Attackers are fresh: they are trained afterwards on what the recommender's states say of some users, and
-tested on users whom they never saw; they had no part in training the prompt. What they draw is drawn on the
-CPU, so attackers on a GPU are the same ones up to rounding. The command reads an attribute off a run's
-frozen backbone, bare or, with --hide, through the run's prefix.
+Attackers are fresh: they had no part in training the prompt, learn afterwards from what the recommender's
+states say of some users, and are tested on others, whose label the prompt's adversary never saw either.
+What they draw is drawn on the CPU, so attackers on a GPU are the same ones up to rounding. The command
+reads an attribute off a run's frozen backbone, bare or, with --hide, through the run's prefix.
 """
 
 import support  # noqa: F401, I001 (before torch; see there)
 import copy
 import dataclasses
 from functools import partial
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable
 
 import numpy as np
 import torch
@@ -37,14 +37,25 @@ from support.candidates import score_candidates
 from support.configs import CFPConfig, LlamaConfig, T5Config
 from support.files import run_command, show, try_folder
 from support.flags import probe_args, to_hide
-from support.hits import BOOTSTRAP
+from support.hits import interval_over_users
 from support.processes import all_rows
 from support.runs import write_json
 from support.screens import probe_table
-from support.side_by_side import Problems, Scores, as_ranks, macro_aucs, make_problems
+from support.side_by_side import (
+    FOLDS,
+    Problems,
+    Scores,
+    best_of,
+    five_folds,
+    in_place,
+    macro_aucs,
+    make_folds,
+    ridge,
+    standardised,
+    whitened,
+)
 from support.training import set_rates
 
-FOLDS = 5
 SHUFFLES = 20  # repetitions of a whole attack on shuffled labels, behind every floor
 
 
@@ -101,33 +112,10 @@ def macro_ovo(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def with_interval(scores: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> list[float]:
+def with_interval(scores: np.ndarray, labels: np.ndarray, seed: int) -> list[float]:
     """[AUC, low, high] of scores (users, c), with a 95% interval over resampled users."""
-    n, part = len(labels), BOOTSTRAP // 10  # ten times a tenth, to keep the memory small
-    first = n * np.arange(part)[:, None]
-    draws = []
-    for _ in range(10):
-        # how often each user is drawn; NumPy's multinomial takes five times as long
-        drawn = (first + rng.integers(n, size=(part, n))).ravel()
-        counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
-        draws.append(macro_auc(scores, labels, counts.T.astype(np.int32, order="C")))
-    interval = np.nanquantile(draws, [0.025, 0.975])
-    return [float(macro_auc(scores, labels)[0]), *map(float, interval)]
-
-
-def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> np.ndarray:
-    """Fold 0 .. n-1 of each user (users,), every class spread evenly over the folds."""
-    shuffled = rng.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[by_class] = np.arange(len(labels)) % n
-    return folds
-
-
-def five_folds(labels: np.ndarray, seeds: list[int]) -> Problems:
-    """What the attackers learn: of each labelling (g, n) five problems, split with that labelling's seed."""
-    drawn = [np.random.default_rng([seed, 4]) for seed in seeds]
-    return make_problems(labels, np.stack([make_folds(*pair) for pair in zip(labels, drawn)]))
+    of = partial(macro_auc, scores, labels)
+    return [float(of()[0]), *interval_over_users(len(labels), of, np.random.default_rng(seed))]
 
 
 def attack_logistic(
@@ -160,6 +148,37 @@ def attack_logistic(
     return [Scores(pick(one, problems.valid), pick(one, problems.test)) for one in logits]
 
 
+def attack_kernel(
+    x: Tensor, problems: Problems, n_classes: int, seed: int, whiten: bool
+) -> list[Scores]:
+    """Kernel ridge regression on x (users, d), solved exactly: neither linear nor a network.
+
+    The kernel is a Gaussian by random Fourier features (Rahimi and Recht 2007), waves along random
+    directions; its width is half, once and twice the median distance of two users. `whiten` is for what
+    a prompt left in directions in which states hardly vary; more than 1,024 (raw histories) have none.
+    """
+    if whiten and x.shape[1] > 1024:
+        return []
+    x = whitened(x) if whiten else x
+    n_waves, generator = min(1024, len(x) // 4), torch.Generator().manual_seed(seed)
+    directions = torch.randn(x.shape[1], n_waves, generator=generator).to(x.device)
+    phases = 2 * np.pi * torch.rand(n_waves, generator=generator).to(x.device)
+    some = torch.randperm(len(x), generator=generator)[:1000].to(x.device)
+    median = torch.pdist(x[some]).median().clamp(min=1e-6)  # 0 where nobody differs
+    one_hot, found = F.one_hot(problems.labels, n_classes).float(), []
+    for width in (0.5, 1.0, 2.0):
+        waves = torch.cos(x @ directions / (width * median) + phases) * (2 / n_waves) ** 0.5
+        fitted = [
+            ridge(waves[train], y[train], waves[torch.cat([valid, test])])
+            for y, *folds in zip(one_hot, *problems[1:])
+            for train, valid, test in zip(*folds)
+        ]
+        together = torch.stack(fitted, 1).unflatten(1, problems.test.shape[:2])  # (3, g, f, ..)
+        sizes = problems.valid.shape[2], problems.test.shape[2]
+        found += [Scores(*of_penalty.split(sizes, dim=2)) for of_penalty in together]
+    return found
+
+
 def attack_mlp(
     x: Tensor, problems: Problems, n_classes: int, seed: int, depth: int, lr: float
 ) -> list[Scores]:
@@ -167,8 +186,8 @@ def attack_mlp(
 
     All problems' networks are trained side by side with AdamW, for 24 passes over their
     training users at most. A labelling's networks are tested as they were after the pass whose AUC
-    on validation users, mean over the folds, was best, and are not looked at any more when six in a
-    row were not better (up to 30 and ten read the same). No dropout: with 0.3 it reads at most half
+    on validation users, mean over the folds, was farthest from one half, and are not looked at any more
+    when six in a row were nearer (up to 30 and ten read the same). No dropout: with 0.3 it reads at most half
     a point more on MovieLens-1M without a prompt, and one and a half points less through one.
     """
     torch.manual_seed(seed)
@@ -179,7 +198,7 @@ def attack_mlp(
     valid_y = problems.labels_of(problems.valid)
     nets = MLPs(len(train), x.shape[1], n_classes, depth, hidden=64, dropout=0.0).to(x.device)
     optimizer = torch.optim.AdamW(nets.parameters(), lr=lr, weight_decay=0.3, fused=True)
-    best, waited, kept = x.new_full((g,), -1.0), x.new_zeros(g), None
+    farthest, waited, kept = x.new_full((g,), -1.0), x.new_zeros(g), None
     for _ in range(24):
         order = torch.rand(train.shape).argsort(1).to(x.device)
         for some in order.split(max(128, n_train // 32), dim=1):  # (nets, b)
@@ -191,9 +210,9 @@ def attack_mlp(
         with torch.no_grad():
             logits = nets(x[rest]).log_softmax(-1).unflatten(0, (n_seeds, g, f)).mean(0)
         scores = Scores(*logits.split([problems.valid.shape[2], problems.test.shape[2]], dim=2))
-        valid_auc = macro_aucs(scores.valid, valid_y).mean(1)  # (g,)
-        better = (valid_auc > best) & (waited < 6)
-        best, waited = torch.where(better, valid_auc, best), torch.where(better, 0, waited + 1)
+        distance = (macro_aucs(scores.valid, valid_y).mean(1) - 0.5).abs()  # (g,)
+        better = (distance > farthest) & (waited < 6)
+        farthest, waited = distance.where(better, farthest), torch.where(better, 0, waited + 1)
         keep = better[:, None, None, None]
         kept = scores if kept is None else Scores(*map(lambda a, b: a.where(keep, b), scores, kept))
         if (waited >= 6).all():
@@ -205,22 +224,9 @@ ATTACKERS: dict[str, list[Callable[..., list[Scores]]]] = {  # each with its set
     "logistic regression": [partial(attack_logistic, penalties=(1.0, 0.1, 0.01, 0.001))],
     "seven-layer MLP": [partial(attack_mlp, depth=7, lr=lr) for lr in (1e-3, 4e-3)],
     "two-layer MLP": [partial(attack_mlp, depth=2, lr=lr) for lr in (1e-3, 1e-2)],
+    "kernel ridge": [partial(attack_kernel, whiten=whiten) for whiten in (False, True)],
 }
 TOGETHER = "all attackers together"
-
-
-def scores_of(
-    name: str, x: Tensor, problems: Problems, n_classes: int, seed: int
-) -> Iterator[Scores]:
-    """What that attacker makes of the users with each of its settings, one after the other."""
-    for attacker in ATTACKERS[name]:
-        yield from attacker(x, problems, n_classes, seed)
-
-
-def standardised(features: np.ndarray) -> Tensor:
-    """Features (users, d) with mean 0 and standard deviation 1 in every column."""
-    x = torch.from_numpy(features).float()
-    return (x - x.mean(0)) / (x.std(0) + 1e-6)
 
 
 def cross_fit(
@@ -229,40 +235,31 @@ def cross_fit(
     names: list[str] | None,
     seeds: list[int],
     device: str | torch.device,
+    tested: np.ndarray | None = None,
 ) -> tuple[list[str], Tensor, Tensor]:
     """Every attacker on features (users, d) and one or more labellings (g, users), each with its seed.
 
     Returns the attackers' names, their AUC on validation users (a, g), the mean over the folds, and
-    each tested user's ranks (a, g, users, c), on the CPU. Of an attacker's settings the one with the best
-    validation AUC counts, for each labelling. Where there are more attackers than one, the mean of
-    their ranks is another. Features are standardised (no label is looked at for that).
+    each tested user's ranks (a, g, tested, c), on the CPU. A setting that is more often wrong than right
+    on validation users is turned around; of an attacker's settings the best one there counts, for each
+    labelling. Where there are more attackers than one, the mean of their ranks is another. Features are
+    standardised (no label is looked at for that).
     """
-    problems = five_folds(labels, seeds).to(device)
+    problems = five_folds(labels, seeds, tested).to(device)
     y_valid, n_classes = problems.labels_of(problems.valid), int(labels.max()) + 1
     x, found = standardised(features).to(device), []
     for name in names or ATTACKERS:
-        best = None
-        for scores in scores_of(name, x, problems, n_classes, seeds[0]):
-            ranks = Scores(*map(as_ranks, scores))
-            valid_auc = macro_aucs(ranks.valid, y_valid).mean(1)
-            if best is None:
-                best_auc, best = valid_auc, ranks
-            better = (valid_auc > best_auc)[:, None, None, None]
-            best = Scores(*(torch.where(better, a, b) for a, b in zip(ranks, best)))
-            best_auc = torch.maximum(valid_auc, best_auc)
-        found.append((name, best_auc, best))
+        tried = [one for a in ATTACKERS[name] for one in a(x, problems, n_classes, seeds[0])]
+        found.append((name, *best_of(tried, y_valid)))
     if len(found) > 1:
         mean = Scores(*(sum(parts) / len(found) for parts in zip(*(best for _, _, best in found))))
         found.append((TOGETHER, macro_aucs(mean.valid, y_valid).mean(1), mean))
-    rows = problems.test.flatten(1).unsqueeze(-1).expand(-1, -1, n_classes)
-    pooled = [
-        x.new_zeros(*labels.shape, n_classes).scatter_(1, rows, best.test.flatten(1, 2))
-        for _, _, best in found
-    ]
+    rows = slice(None) if tested is None else tested
+    pooled = [in_place(best.test, problems)[:, rows] for _, _, best in found]
     return (
         [name for name, _, _ in found],
-        torch.stack([v for _, v, _ in found]).cpu(),
-        torch.stack(pooled).cpu(),
+        torch.stack([v for _, v, _ in found]),
+        torch.stack(pooled),
     )
 
 
@@ -272,21 +269,28 @@ def attack(
     names: list[str] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    tested: np.ndarray | None = None,
 ) -> dict:
     """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
 
-    Five folds over the users, stratified by class: an attacker is tested on one, chosen on a second and
-    trained on the other three, so that every user is tested once. Chosen are its settings, the pass at
-    which a network is taken and which attacker is the strongest, each once for all five folds; so a tested
-    user's label has a part in a choice among a few dozen, through the network of another fold. That errs
-    towards finding a leak, and `floor` repeats it. Returns "auc", the strongest attacker's [AUC, low,
-    high] on tested users, with a 95% interval over resampled users; "strongest", its name; for each "by
-    attacker" the same triple, "validation" the AUC it was chosen by, and "one-vs-one".
+    Five folds over the `tested` users (users,), all if None, stratified by class: an attacker is tested on
+    one, chosen on a second and trained on the other three and on everybody else, so that each of them is
+    tested once. Where a prompt hides, they are to be people whose label had no part in it: among the others
+    it hides chance as well, and what attackers learn from some of them is wrong for the rest.
+
+    Chosen are an attacker's settings, the pass at which a network is taken, whether it is turned around
+    and which attacker is the strongest, each once for all five folds; so a tested user's label has a part
+    in a choice among a few dozen, through the network of another fold. That errs towards finding a leak:
+    where there is none the AUC is a little above one half, and `floor` repeats it all. Returns "auc", the
+    strongest attacker's [AUC, low, high] on tested users, with a 95% interval over resampled users;
+    "strongest", its name; for each "by attacker" the same triple, "validation" the AUC it was chosen by,
+    and "one-vs-one".
     """
-    assert (np.bincount(labels) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
-    tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device)
-    rng, ranks = np.random.default_rng([seed, 15]), ranks[:, 0].numpy()
-    by_attacker = {name: with_interval(one, labels, rng) for name, one in zip(tried, ranks)}
+    own = labels if tested is None else labels[tested]
+    assert (np.bincount(own) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
+    tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device, tested)
+    labels, ranks = own, ranks[:, 0].numpy()
+    by_attacker = {name: with_interval(one, labels, seed) for name, one in zip(tried, ranks)}
     strongest = tried[valid_auc[:, 0].argmax()]
     return {
         "auc": by_attacker[strongest],
@@ -300,10 +304,10 @@ def attack(
 def floor(
     features: np.ndarray,
     labels: np.ndarray,
-    names: list[str] | None = None,
     seed: int = 0,
     shuffles: int = SHUFFLES,
     device: str | torch.device = "cpu",
+    tested: np.ndarray | None = None,
 ) -> float:
     """How far from one half `attack` gets on these features when there is nothing to find.
 
@@ -311,13 +315,23 @@ def floor(
     the 95% quantile of the distances between its AUC on tested users and one half.
     """
     rng, distances = np.random.default_rng([seed, 13]), []
+    rows = slice(None) if tested is None else tested
     shuffled = np.stack([rng.permutation(labels) for _ in range(shuffles)])
     for some in np.array_split(np.arange(shuffles), -(-shuffles // 5)):  # fast, in little memory
         seeds = (seed + 1 + some).tolist()
-        _, valid_auc, ranks = cross_fit(features, shuffled[some], names, seeds, device)
+        _, valid_auc, ranks = cross_fit(features, shuffled[some], None, seeds, device, tested)
         strongest = ranks[valid_auc.argmax(0), torch.arange(len(some))]
-        distances.append((macro_aucs(strongest, torch.from_numpy(shuffled[some])) - 0.5).abs())
+        own = torch.from_numpy(shuffled[some][:, rows])
+        distances.append((macro_aucs(strongest, own) - 0.5).abs())
     return float(np.quantile(torch.cat(distances).numpy(), 0.95))
+
+
+def whom(held_out: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Which of these users attackers are tested on (users,): those whose label no prompt has learnt from.
+
+    `held_out` is True where the adversary was not told the label. Where it knew all, everybody is tested.
+    """
+    return held_out[users] if held_out[users].any() else ~held_out[users]
 
 
 @torch.no_grad()
@@ -450,6 +464,7 @@ def manual_scores(
 def probe_manual(opened: Opened, attr: str, prefix: Prefix | None, seed: int) -> dict:
     """AUC of each way of asking (appendix A.1): direct and in context, without and with history."""
     users = np.flatnonzero(opened.corpus.dataset.is_person)
+    users = users[whom(opened.unseen(attr), users)]
     labels, found = opened.corpus.dataset.labels(attr)[users], {}
     for in_context in False, True:
         for with_history in False, True:
@@ -508,16 +523,18 @@ def soft_loss(
 def probe_soft(
     opened: Opened, attr: str, prefix: Prefix | None, seed: int, epochs: int = 40
 ) -> dict:
-    """AUC of a soft prompt that was tuned on nine tenths of the users, on the last tenth.
+    """AUC of a soft prompt on a tenth of the users in `whom`; tuned on all others but a tenth like it.
 
-    Source: appendix A.2. One ninth of the nine tenths is kept aside to choose the epoch.
+    Source: appendix A.2. That second tenth chooses the epoch.
     """
     corpus, model = opened.corpus, opened.model
     labels, rng = corpus.dataset.labels(attr), np.random.default_rng([seed, 10])
     torch.manual_seed(seed)
     people = np.flatnonzero(corpus.dataset.is_person)
-    tenth = make_folds(labels[people], rng, 10)
-    test, valid, train = people[tenth == 0], people[tenth == 1], people[tenth > 1]
+    tested = people[whom(opened.unseen(attr), people)]
+    tenth = make_folds(labels[tested], rng, 10)
+    test, valid = tested[tenth == 0], tested[tenth == 1]
+    train = np.setdiff1d(people, [*test, *valid])
     device = next(model.parameters()).device
     answer_ids, text_of = answer_tokens(corpus, attr, device), partial(soft_text, corpus)
     soft = soft_prompt(model.cfg).to(device)
@@ -547,14 +564,14 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
     """
     corpus, found = opened.corpus, {}
     users = people_with(corpus, "test")
-    labels = corpus.dataset.labels(attr)[users]
+    labels, tested = corpus.dataset.labels(attr)[users], whom(opened.unseen(attr), users)
     for task in TASKS:
         states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
-        attacked = attack(states, labels, ["seven-layer MLP"], seed)
+        attacked = attack(states, labels, ["seven-layer MLP"], seed, tested=tested)
         found[f"classifier, {task} prompts"] = {
             "auc": attacked["auc"],
             "one-vs-one": attacked["one-vs-one"]["seven-layer MLP"],
-            "users": len(users),
+            "users": int(tested.sum()),
         }
     return found
 
@@ -608,9 +625,10 @@ class SoftGame(Game):
     def dis_loss(self, attrs: tuple[str, ...], u_emb: list, users: np.ndarray) -> Tensor:
         """L of Eq. 6 in place of Eq. 3, (attributes, 1), in nats."""
         (prefix,), losses = u_emb, []
-        texts = soft_batch(self.study.corpus, users, self.study.device)
         for k, soft in self.adversary[attrs].items():
-            answers = self.answers[k][self.labels[k][users]]
+            known = self.labels[k][users].any(1)
+            texts = soft_batch(self.study.corpus, users[known.cpu().numpy()], self.study.device)
+            answers = self.answers[k][self.labels[k][users][known].argmax(1)]
             losses.append(soft_loss(self.study.model, after(prefix, soft), *texts, answers))
         return torch.stack(losses).unsqueeze(1)
 
@@ -637,9 +655,8 @@ def measured(scores: np.ndarray, labels: np.ndarray, seed: int) -> dict:
     """
     scores = scores.astype(np.float64)
     scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    rng = np.random.default_rng([seed, 11])
     return {
-        "auc": with_interval(scores, labels, rng),
+        "auc": with_interval(scores, labels, seed),
         "one-vs-one": macro_ovo(scores, labels),
         "users": len(labels),
     }

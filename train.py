@@ -20,7 +20,7 @@ from data import (
     TASKS,
     Corpus,
     collate,
-    first_ids,
+    has_several_answers,
     hold_out,
     make_corpus,
     marks_of,
@@ -31,14 +31,14 @@ from data import (
 )
 from evaluate import Combined, before_and_after, combinations, example, validation_hit
 from mixer import Mixer, Study, concatenate, load_mixer, load_prompt, subsets
-from model import Backbone, Prefix, from_scratch, load_backbone, save_backbone, target_loss
-from probe import game_of, make_folds, standardised
+from model import Backbone, Prefix, from_scratch, load_backbone, target_loss
+from probe import game_of
 from support import processes
-from support.backbones import own_memory, place_of_p5
+from support.backbones import own_memory, place_of_p5, save_backbone
 from support.checks import enough_answers, enough_for_run, enough_people
 from support.command import Command, begin_results, begin_run, end_run, read_command
 from support.configs import CFPConfig, MixerConfig, P5Config
-from support.expected import expected_labels
+from support.expected import labels_for_game
 from support.files import fill, load_tensors, run_command, save_tensors
 from support.flags import DTYPES, settings
 from support.runs import Run, has_prompt, save_array
@@ -69,16 +69,14 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
         losses = {}
         for task, size in sizes.items():
             users, items = positions[task]
-            several = task == "direct" and corpus.prompt_candidates == 0
-            if several:
+            if has_several_answers(corpus, task):
                 rows = np.searchsorted(up_to, rng.random(size), side="right")
             else:
                 rows = rng.integers(len(users), size=size)
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
-            batch = collate(corpus, processes.own(examples), device)
-            answers = first_ids(corpus, batch.users).to(device) if several else None
+            batch = collate(corpus, processes.own(examples), device, task)
             encoded = model.encode(batch.input_ids, batch.mask)
-            losses[task] = target_loss(model, encoded, batch.target_ids, answers)
+            losses[task] = target_loss(model, encoded, batch.target_ids, batch.first_ids)
         loss = cfg.direct_share * losses["direct"] + (1 - cfg.direct_share) * losses["sequential"]
         set_rates(optimizer, min(number / cfg.warmup, (cfg.steps - number + 1) / cfg.steps))
         step(optimizer, loss, cfg.max_norm)
@@ -136,7 +134,7 @@ def user_batches(study: Study, cfg: CFPConfig, rng: np.random.Generator) -> Iter
                 first = 1 if task == "sequential" and n_items > 1 else 0
                 position = rng.integers(first, n_items)
                 examples.append(training_example(corpus, task, user, position, rng))
-            batch.append(collate(corpus, processes.own(examples), study.device))
+            batch.append(collate(corpus, processes.own(examples), study.device, task))
         yield users, batch
 
 
@@ -170,9 +168,10 @@ def algorithm_1(
             for _ in range(cfg.inner_steps):                                              # 3  T
                 rec_loss, u_emb = forward(model, prefix_of(attrs), batch, game.read)      # 4
                 dis_loss = game.dis_loss(attrs, u_emb, users)                             # 5
-                loss = game.adversarial_loss(rec_loss, dis_loss, attrs)                   # 6
+                dependence = game.dependence(attrs, u_emb, users)  # 0 in the paper's game
+                loss = game.adversarial_loss(rec_loss, dis_loss, attrs) + dependence      # 6
                 step(prefix_optimizer, loss)                                              # 7
-            if batch_num % cfg.every == 0:                                                # 9  R
+            if batch_num % cfg.every == 0 and game.members:                               # 9  R
                 # (2) the prefix recovers the recommendations: P descends L_rec
                 for _ in range(cfg.rec_steps):                                            # 10 T
                     rec_loss, _ = forward(model, prefix_of(attrs), batch, game.read)      # 11
@@ -184,7 +183,7 @@ def algorithm_1(
                 for _ in range(cfg.dis_steps):                                            # 14 T
                     dis_loss = game.dis_loss(attrs, u_emb, users)                         # 16
                     step(dis_optimizer, dis_loss.sum())                                   # 17
-            training.report(attrs, rec_loss, dis_loss)
+            training.report(attrs, rec_loss, dis_loss, dependence)
 # fmt: on
 
 
@@ -229,9 +228,10 @@ def train_prompts(
         if not has_prompt(run, attr, results):
             with run.spending(results, results["cfp seconds"], attr):
                 cfp, game = train_cfp(study, {attr: labels[attr]}, cfg)
-                discriminator = game.adversary[attr,][attr].state_dict()
                 save_tensors(run.folder / f"cfp-{attr}.safetensors", cfp.state_dict(), run.frozen)
-                save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator)
+                if game.members:
+                    discriminator = game.adversary[attr,][attr].state_dict()
+                    save_tensors(run.folder / f"discriminator-{attr}.safetensors", discriminator)
         prefixes[attr] = load_prompt(run.folder, attr, cfg, study.model, run.frozen)
     return prefixes
 
@@ -296,18 +296,16 @@ def main(argv: list[str] | None = None) -> dict:
     study = Study(corpus, model, command.tasks, args.seed, run)
     save_array(run.folder / "negatives.npy", corpus.negatives)
     results = begin_results(run, p5_folder, corpus.tokenizer.fingerprint)
-    labels = known
-    if args.label_holdout and not args.paper_schedule:
-        history = standardised(marks_of(corpus.split.train, len(corpus.numbers)))
-        labels = {k: expected_labels(history, y, make_folds) for k, y in known.items()}
+    hard = not args.label_holdout or args.paper_schedule or cfg.discriminator == "soft"
+    labels = labels_for_game(known, marks_of(corpus.split.train, len(corpus.numbers)), hard)
     prefixes = train_prompts(study, labels, cfg, results)
     unknown = {attr: y < 0 for attr, y in known.items()}
     if len(attrs) == 1:
         if not processes.first_goes_on():
             return {}
         (attr,), discriminator = attrs, None
-        if cfg.discriminator == "classifier":
-            discriminator = game_of(study, known, [attrs], cfg).adversary[attrs][attr]
+        if cfg.discriminator == "classifier" and cfg.adversary != "dependence":
+            discriminator = game_of(study, labels, [attrs], cfg).adversary[attrs][attr]
             path = run.folder / f"discriminator-{attr}.safetensors"
             fill(discriminator, path, load_tensors(path))
         run.say("measuring on the test items, with fresh attackers")
@@ -319,7 +317,7 @@ def main(argv: list[str] | None = None) -> dict:
         if not processes.first_goes_on():
             return {}
         (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
-        combinations(study, list(attrs), ways, unknown, results)
+        combinations(study, ways, unknown, results)
         shown = combinations_table(results)
     end_run(run, results, example(study, prefix), shown)
     return results

@@ -13,7 +13,7 @@ import torch
 from audit.surfaces import surfaces, unmet
 from data import Asked, Corpus, met_before, people_with
 from mixer import Opened
-from probe import five_folds, scores_of, standardised, user_states
+from probe import ATTACKERS, five_folds, standardised, user_states
 from support.files import refuse
 from support.screens import aligned
 from support.side_by_side import Problems
@@ -34,9 +34,10 @@ def certainty(features: np.ndarray, labels: np.ndarray, row: int, seed: int = 0)
     alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
     x, found = standardised(features), []
     for name in FAST:
-        for scores in scores_of(name, x, alone, n_classes, seed):
-            own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
-            found.append((own.mean().item(), scores.test[0, 0, place].exp().numpy()))
+        for attacker in ATTACKERS[name]:
+            for scores in attacker(x, alone, n_classes, seed):
+                own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
+                found.append((own.mean().item(), scores.test[0, 0, place].exp().numpy()))
     return max(found, key=lambda tried: tried[0])[1]
 
 

@@ -32,8 +32,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from audit.surfaces import catalogue_ranks, gains
 from cfp import Game, step
-from data import TASKS, Asked, Corpus, make_corpus, marks_of, met_before, people_with
-from evaluate import attacked_row, candidate_ranks, circumstances, popularity, popularity_ranks
+from data import TASKS, Asked, Corpus, hold_out, make_corpus, marks_of, met_before, people_with
+from evaluate import (
+    attacked_row,
+    candidate_ranks,
+    circumstances,
+    popularity,
+    popularity_ranks,
+    whom,
+)
 from mixer import subsets
 from probe import attack, floor
 from reproduction.recommenders import (
@@ -45,10 +52,11 @@ from reproduction.recommenders import (
     TrainingConfig,
 )
 from support import flags, screens
-from support.checks import enough_for_run, enough_to_attack
+from support.checks import enough_for_run, enough_people
 from support.command import end_run
 from support.configs import CFPConfig, P5Config
 from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
+from support.expected import labels_for_game
 from support.fields import add_flags, at_least, flags_given, rate, weight
 from support.files import fill, load_tensors, refuse, run_command, save_tensors
 from support.hits import hits, kept
@@ -162,7 +170,8 @@ class Trial(NamedTuple):
 
     corpus: Corpus
     data: Interactions  # of the corpus, on the device that trains and attacks
-    labels: dict[str, np.ndarray]  # (users,) of each attribute that is attacked, and hidden
+    known: dict[str, np.ndarray]  # of each attribute what `hold_out` leaves of its labels, (users,)
+    labels: dict[str, np.ndarray]  # and what a game is told instead, (users, c)
     seed: int
     run: Run
     shuffles: int = 1  # of the labels, for the floor of a row
@@ -369,7 +378,10 @@ def shortfall(trial: Trial, model: Recommender, fair: Fair, before: float, name:
     chosen_by = trial.asked("valid")
     states, ranks = validation_ranks(model, chosen_by, serving(fair, tuple(trial.labels)))
     about = ["logistic regression"], trial.seed + 1, trial.device
-    found = [attack(states, chosen_by.labels(attr), *about) for attr in trial.labels]
+    found = []
+    for known in trial.known.values():  # nobody's label is looked at that is held out
+        rows = known[chosen_by.users] >= 0
+        found.append(attack(states[rows], known[chosen_by.users][rows], *about))
     leak = max(abs(each["auc"][0] - 0.5) for each in found)
     lost = max(0.0, 0.9 - (ranks <= 10).mean() / max(before, 1e-9))
     trial.run.metric(stage=f"{name} validation", leak=leak, lost_beyond_a_tenth=lost)
@@ -392,11 +404,12 @@ def row_of(trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, 
         found |= kept(*about, NAMES[FAIR[name]])
     chance = {}
     if states is not None:
-        attrs = list(trial.labels)
-        held_out = {attr: labels < 0 for attr, labels in trial.labels.items()}  # nobody's here
-        found |= attacked_row(asked, states, attrs, held_out, seed, trial.device)
-        about = None, seed, trial.shuffles, trial.device
-        chance = {attr: floor(states, asked.labels(attr), *about) for attr in attrs}
+        held_out = {attr: known < 0 for attr, known in trial.known.items()}
+        found |= attacked_row(asked, states, held_out, (seed, trial.device))
+        about = seed, trial.shuffles, trial.device
+        for attr, unseen in held_out.items():
+            tested = whom(unseen, asked.users)
+            chance[attr] = floor(states, asked.labels(attr), *about, tested)
     row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": chance}
     return row | dict.fromkeys(TASKS, found)
 
@@ -426,8 +439,9 @@ def table(results: dict) -> str:
     for attr in attrs:
         ceiling = screens.percent(*results["ceiling"][attr]["auc"])
         lines.append(f"Ceiling, {attr} AUC of raw histories: {ceiling}")
+    lines += screens.whose_labels(results, attrs)
     lines += [
-        "AUC of the strongest of the same fresh attackers as at the end of train.py, on what each user is to",
+        "The strongest of the same fresh attackers as at the end of train.py, on what each user is to",
         "the recommender at test time; 50 is chance, the floor how far from 50 it gets on shuffled labels.",
         "Brackets are 95% bootstrap intervals over users.",
         screens.KEPT,
@@ -442,8 +456,8 @@ def main(argv: list[str] | None = None) -> dict:
     device, attrs = flags.pick_device(args.device), flags.read_attrs(args.attr, "--attr")
     cfgs, games = wanted = configs(args, attrs)
     dataset = load_dataset(args.data, args.data_dir, args.seed, ToyConfig(args.toy_users))
-    labels = {attr: dataset.labels(attr) for attr in attrs}
-    enough_to_attack(dataset, labels, args.model in (*FILTERED, "all"))
+    known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
+    enough_people(dataset, known, args.model in (*FILTERED, "all"))
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
     players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
     enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
@@ -451,6 +465,7 @@ def main(argv: list[str] | None = None) -> dict:
         "command": ["baselines.py", *map(str, argv)],
         "data": args.data,
         "data dir": files_of(args.data, args.data_dir),
+        "label holdout": args.label_holdout,
         "data fingerprint": fingerprint(dataset),
         "attrs": attrs,
         "seed": args.seed,
@@ -468,10 +483,13 @@ def main(argv: list[str] | None = None) -> dict:
     run.say(screens.describe(dataset, attrs, P5Config().prompt_candidates))
     save_array(run.folder / "negatives.npy", corpus.negatives)
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
-    about = list(TASKS), list(attrs), args.seed, device
+    about = list(TASKS), {attr: y < 0 for attr, y in known.items()}, args.seed, device
     results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
-    data = interactions_of(corpus, device)
-    trial = Trial(corpus, data, labels, args.seed, run, results["shuffles"])
+    data, histories = interactions_of(corpus, device), marks_of(
+        corpus.split.train, len(corpus.numbers)
+    )
+    labels = labels_for_game(known, histories, hard=not args.label_holdout)
+    trial = Trial(corpus, data, known, labels, args.seed, run, results["shuffles"])
     fill_rows(trial, wanted, args, results)
     end_run(run, results, table(results))
     return results

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from cfp import CFP, Game, forward, mean_user_state, step
 from data import Batch
-from model import T5, init_from_scratch, save_backbone, target_loss
+from model import T5, target_loss
+from support.backbones import init_from_scratch, save_backbone
 from support.candidates import score_candidates
 from support.configs import CFPConfig, T5Config
+from support.expected import one_hot
 from support.fields import at_least
 from support.files import refuse, run_command, show
 from support.flags import Parser, pick_device
@@ -66,7 +68,7 @@ def prompts(device: torch.device) -> Batch:
     user[:, :4] = user[:, 60:64] = True
     target = torch.tensor(ITEMS)[torch.randint(0, N_ITEMS, (16,), generator=generator)]
     parts = (part.to(device) for part in (ids, torch.ones_like(user), user, target))
-    return Batch(np.arange(16), *parts)
+    return Batch(np.arange(16), *parts, None)
 
 
 def reference(model: T5):
@@ -85,10 +87,12 @@ def reference(model: T5):
 def row_step(model: T5, theirs, batch: Batch, repeats: int) -> None:
     """The training step of a CFP: lines 4 to 7 of Algorithm 1, and the same with a soft prompt."""
     torch.manual_seed(0)
-    users, ids, mask, user_mask, target = batch
+    users, ids, mask, user_mask, target, _ = batch
     cfg, attrs, size = CFPConfig(prefix_len=15), ("label",), (model.cfg.d_model, 1)
     cfp = CFP(cfg, model.cfg).to(ids.device)
-    game = Game({"label": users % 2}, [attrs], cfg, size, np.random.default_rng(0), ids.device)
+    game = Game(
+        {"label": one_hot(users % 2)}, [attrs], cfg, size, np.random.default_rng(0), ids.device
+    )
     soft = torch.randn(15, model.cfg.d_model, device=ids.device).requires_grad_()
     adamw = lambda weights: torch.optim.AdamW(weights, 1e-3, fused=True)
     of_cfp, of_soft = adamw(cfp.parameters()), adamw([soft])
@@ -112,7 +116,7 @@ def row_step(model: T5, theirs, batch: Batch, repeats: int) -> None:
 
 def row_p5(model: T5, theirs, batch: Batch, repeats: int) -> None:
     """P5's training step, all weights, with AdamW; dropout 0 in both."""
-    _, ids, mask, _, target = batch
+    _, ids, mask, _, target, _ = batch
     adamw = lambda model: torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     ours, theirs = copy.deepcopy((model, theirs))  # the other rows have them frozen
     ours.requires_grad_(True)

@@ -223,6 +223,9 @@ def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     return None
 
 
+WHERE = "out", "data_dir", "device", "base", "resume", "given", "seed"  # what is no setting
+
+
 @functools.cache
 def settings_of(job: Job) -> dict | None:
     """What config.json of this job's run says; None where that cannot be known yet."""
@@ -230,6 +233,7 @@ def settings_of(job: Job) -> dict | None:
     assert args is not None, job
     attrs = read_attrs(args.attr, "--attr")
     about = {"data": args.data, "attrs": attrs, "seed": args.seed}
+    about["label holdout"] = args.label_holdout
     if job.script == "train.py":
         kind = args.backbone
         if args.backbone not in SCRATCH:
@@ -241,28 +245,29 @@ def settings_of(job: Job) -> dict | None:
         p5, cfg, mixer_cfg = settings(args, attrs, kind)
         toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
         about |= {"tasks": TASKS, "backbone": args.backbone, "dtype": args.dtype}
-        about |= {"label holdout": 0.0, "toy": toy, "p5": p5, "cfp": cfg}
+        about |= {"toy": toy, "p5": p5, "cfp": cfg}
         about["mixer"] = mixer_cfg if len(attrs) > 1 else None
     else:
         about["recommenders"], about["games"] = baselines.configs(args, attrs)
     return json.loads(json.dumps(about, default=dataclasses.asdict))
 
 
-def is_of(found: Found, job: Job, any_p5: bool = False) -> bool:
+def is_of(found: Found, job: Job, any_version: bool = False) -> bool:
     """Whether a folder's run is the job's: the same settings, whatever its command looked like.
 
-    With `any_p5` the backbone's own training may have been another, as in records of earlier versions.
+    With `any_version` the same command is enough, whatever the defaults were when it ran.
     """
     script, *flags = found.config.get("command", [""])
     wanted = settings_of(job) if script == job.script else None
-    if any_p5 and wanted is not None:
-        wanted = {key: value for key, value in wanted.items() if key != "p5"}
-    if wanted is None or any(found.config.get(key) != value for key, value in wanted.items()):
+    if wanted is None or found.config.get("seed") != wanted["seed"]:
         return False
     args, own = parsed(script, tuple(flags)), parsed(script, job.flags)
-    if args is None or script == "train.py":
+    plain = lambda a: {key: value for key, value in vars(a).items() if key not in WHERE}
+    if args is None or (any_version and plain(args) == plain(own)):
         return args is not None
-    return (args.model, args.toy_users) == (own.model, own.toy_users)
+    if any(found.config.get(key) != value for key, value in wanted.items()):
+        return False
+    return script == "train.py" or (args.model, args.toy_users) == (own.model, own.toy_users)
 
 
 @functools.cache
@@ -278,7 +283,7 @@ def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True)
     if job.leaves:
         on = find(jobs[job.on], every, jobs, check)
         return None if on is None else on._replace(finished=(on.folder / job.leaves).exists())
-    candidates = [found for found in every if is_of(found, job, any_p5=not check)]
+    candidates = [found for found in every if is_of(found, job, any_version=not check)]
     if check and candidates:
         args = parsed(job.script, job.flags)
         about = args.data, args.data_dir, args.seed, args.toy_users, read_attrs(args.attr, "")[0]

@@ -214,7 +214,7 @@ def runs_markdown(e: Evidence) -> str:
     """The commands behind a data set's numbers with seeds, minutes and hardware."""
     by_command: dict[str, list[dict]] = {}
     for command, results, of_today in e.runs:
-        mark = "" if of_today else " (another P5)"
+        mark = "" if of_today else " (an earlier version)"
         by_command.setdefault(f"`{' '.join(plain(command))}`{mark}", []).append(results)
     rows = []
     for command, alike in by_command.items():

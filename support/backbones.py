@@ -11,12 +11,26 @@ import torch
 from torch import nn
 
 from support import processes
+from support.configs import T5Config
 from support.datasets import fingerprint
-from support.files import enough_memory, refuse, sha256_of, try_folder, write_atomically
+from support.files import (
+    enough_memory,
+    refuse,
+    save_tensors,
+    sha256_of,
+    try_folder,
+    write_atomically,
+)
 from support.flags import SCRATCH
 from support.runs import Run, write_json
 from support.tokens import Tokenizer, tokenizer_in
-from support.weights import PUBLISHED, fetch_backbone, read_tensors, weight_files
+from support.weights import (
+    PUBLISHED,
+    fetch_backbone,
+    public_names,
+    read_tensors,
+    weight_files,
+)
 
 
 def backbone_folder(name: str) -> Path | None:
@@ -56,6 +70,31 @@ def fill_backbone(
             refuse(path, f"{theirs} has shape {tuple(tensor.shape)}, {makes}")
         state[ours] = tensor.to(device=device, dtype=dtype)
     model.load_state_dict(state, assign=True)
+
+
+@torch.no_grad()
+def init_from_scratch(model: nn.Module, generator: torch.Generator) -> None:
+    """Random weights with T5's standard deviations (Raffel et al. 2020, the released code).
+
+    Llama's scaled attention has queries of unit variance where T5's have 1/e.
+    """
+    for name, param in model.named_parameters():
+        kind = name.split(".")[-2]
+        if "norm" in kind:
+            continue
+        std = 1.0 if kind in ("embedding", "relative_bias") else param.shape[1] ** -0.5
+        if kind == "q" and isinstance(model.cfg, T5Config):
+            std *= model.cfg.d_kv**-0.5
+        param.normal_(0.0, std, generator=generator)
+
+
+def save_backbone(model: nn.Module, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` in the public layout into an existing folder."""
+    model_type = "t5" if isinstance(model.cfg, T5Config) else "llama"
+    config, ours = {"model_type": model_type} | dataclasses.asdict(model.cfg), model.state_dict()
+    names = public_names(config)
+    save_tensors(folder / "model.safetensors", {key: ours[name] for key, name in names.items()})
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
 def own_memory(model: nn.Module, device: torch.device) -> None:

@@ -17,24 +17,27 @@ def enough_to_attack(dataset: Dataset, labels: dict[str, np.ndarray], chooses=Fa
     """
     lengths = np.array([len(history) for history in dataset.histories])
     for attr, known in labels.items():
-        # the game chooses by the labels that the adversary knows; at the end everybody is attacked
-        for part, least, of in ("test", 2, dataset.labels(attr)), ("validation", 3, known):
-            some = dataset.is_person & (lengths >= least) & (of >= 0)
+        # the game chooses by the labels that the adversary knows; at the end the others are attacked
+        unseen = (known < 0) & dataset.is_person
+        tested = unseen if unseen.any() else dataset.is_person
+        for part, least, people in ("test", 2, tested), ("validation", 3, known >= 0):
+            some = dataset.is_person & (lengths >= least) & people
             needed = part == "test" or (chooses and some.any())
-            if needed and (np.bincount(of[some]) >= LEAST).sum() < 2:
+            if needed and (np.bincount(dataset.labels(attr)[some]) >= LEAST).sum() < 2:
+                who = " and a label held out" if part == "test" and unseen.any() else ""
                 raise InputError(
-                    f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item, for "
-                    f"which {least} interactions are needed, fewer than two classes have the {LEAST} that an "
-                    "attack in five folds needs; take more users or longer histories"
+                    f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item{who}, "
+                    f"for which {least} interactions are needed, fewer than two classes have the "
+                    f"{LEAST} that an attack in five folds needs; take more users or longer histories"
                 )
 
 
-def enough_people(dataset: Dataset, known: dict[str, np.ndarray]) -> None:
-    """Raises InputError where too few people have the labels that a run of `train.py` needs.
+def enough_people(dataset: Dataset, known: dict[str, np.ndarray], chooses=False) -> None:
+    """Raises InputError where too few people have the labels that a run needs; see `enough_to_attack`.
 
     Those that are not held out have to do for `expected_labels`.
     """
-    enough_to_attack(dataset, known)
+    enough_to_attack(dataset, known, chooses)
     for attr, labels in known.items():
         counts = np.bincount(labels[labels >= 0])
         if (counts >= LEAST).sum() < 2:

@@ -14,10 +14,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from support.side_by_side import make_folds, standardised
+
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # each is tried until one does worse
 
 
-def expected_labels(x: Tensor, known: np.ndarray, make_folds: Callable) -> np.ndarray:
+def labels_for_game(
+    known: dict[str, np.ndarray], histories: np.ndarray, hard: bool
+) -> dict[str, np.ndarray]:
+    """What a game's adversary is told: of each attribute how likely each class is of each user (users, c).
+
+    `known` has class indices (users,), negative where they are held out. `hard`: the labels themselves, 1 or
+    0, and zeros where they are held out. Else what `histories` (users, items) tell of everybody.
+    """
+    if hard:
+        return {k: one_hot(y) for k, y in known.items()}
+    x = standardised(histories)
+    return {k: expected_labels(x, y) for k, y in known.items()}
+
+
+def one_hot(known: np.ndarray) -> np.ndarray:
+    """Class indices (users,) as how likely each class is (users, c): 1 or 0, all 0 where not known."""
+    return (known[:, None] == np.arange(known.max() + 1)).astype(np.float32)
+
+
+def entropy_of(labels: np.ndarray) -> float:
+    """Entropy of the classes' shares, in nats: the cross-entropy of a blind guess. `labels` (users, c)."""
+    shares = labels.sum(0) / labels.sum()
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def in_units(labels: np.ndarray) -> np.ndarray:
+    """Labels (users, c), each class with mean 0 and all together with variance 1; rows of zeros stay so."""
+    known = labels.any(1)
+    centred = (labels - labels[known].mean(0)) * known[:, None]
+    spread = centred[known].std(0)
+    return np.divide(centred, spread * np.sqrt(len(spread)), out=centred * 0, where=spread > 0)
+
+
+def expected_labels(x: Tensor, known: np.ndarray) -> np.ndarray:
     """How likely each class is of each user, (users, c), given standardised features x (users, d) of all.
 
     `known` (users,) has the class indices, negative where they are held out. Logistic regression, fitted five

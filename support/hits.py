@@ -5,6 +5,8 @@ better than that may forget all that it knows of people and keep nearly all of i
 popularity says it: (after - popularity) / (before - popularity).
 """
 
+from typing import Callable
+
 import numpy as np
 
 BOOTSTRAP = 1000  # resamples of the users behind every 95% interval
@@ -71,3 +73,19 @@ def share(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
     if not drawn or np.quantile(whole[1:], 0.025, method="lower") <= 0:
         return [float(value), None, None]
     return [float(value), *map(float, np.quantile(drawn, [0.025, 0.975]))]
+
+
+def interval_over_users(
+    n: int, statistic: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+) -> list[float]:
+    """[low, high], 95%, of a statistic of n users over resampled ones; NaN counts for nothing.
+
+    It is given how often each user is drawn, (n, draws), and says what each draw has, (draws,).
+    """
+    part, draws = BOOTSTRAP // 10, []  # ten times a tenth, to keep the memory small
+    for _ in range(10):
+        # NumPy's multinomial takes five times as long
+        drawn = (n * np.arange(part)[:, None] + rng.integers(n, size=(part, n))).ravel()
+        counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
+        draws.append(statistic(counts.T.astype(np.int32, order="C")))
+    return [*map(float, np.nanquantile(draws, [0.025, 0.975]))]

@@ -299,7 +299,7 @@ def has_prompt(run: Run, attr: str, results: dict) -> bool:
             spent[attr] = theirs["cfp seconds"][attr]
             results["cfp from"][attr] = noted(path.parent, run.folder)
             run.say(f"CFP for {attr}: reusing the one of {path.parent}")
-            for file in files:
+            for file in filter(lambda name: path.with_name(name).exists(), files):
                 write_atomically(run.folder / file, path.with_name(file).read_bytes())
             return True
     return False

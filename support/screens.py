@@ -65,35 +65,38 @@ def table(results: dict) -> str:
                 cells.append(f"{auc} {row['attackers'][attr]['strongest']}")
             rows.append([name, *cells])
         lines += [f"{about(results, task)}{listed} (%)", *aligned(rows)]
-        before, after = results["before"][task], results["after"][task]
-        if "auc by group" in after:
-            auc = lambda row, group: percent(*row["auc by group"][attr][group])
-            change = lambda group: f"{auc(before, group)} -> {auc(after, group)}"
-            lines.append(
-                "  Users whose labels the adversary never saw, attacked apart: AUC "
-                f"{change('held out')}; the others: {change('known')}."
-            )
         lines += [
-            "  Hit@10 kept: {}; above popularity: {}.".format(*kept_cells(after, 1)),
+            "  Hit@10 kept: {}; above popularity: {}.".format(
+                *kept_cells(results["after"][task], 1)
+            ),
             f"  AUC, to compare: floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
             f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])};",
         ]
         if task in results["co-trained auc"]:
-            knew = "learnt from" if "auc by group" in after else "knew the labels of"
             lines += [
                 "  The co-trained discriminator's own AUC, "
                 f"{percent(results['co-trained auc'][task][attr])}, is no measure: the prompt learnt to hide",
-                f"  from just this one (optimistic), and it {knew} these users (pessimistic).",
+                "  from just this one (optimistic), and it learnt from most of these users (pessimistic).",
             ]
         lines.append("")
     lines += [
-        "AUC 50 is chance; below 50 is a leak as well. Attackers are fresh: logistic regression and two",
-        "MLPs, trained afterwards on some users' token states and tested on others' (five folds); the one",
-        "that is best on validation users is shown. Brackets are 95% bootstrap intervals over users; the",
-        "floor is how far from 50 this gets on shuffled labels (95% quantile of shuffles: "
-        f"{results['shuffles']}).",
+        *whose_labels(results, attrs=[attr]),
+        "50 is chance. Attackers are fresh: logistic regression, two MLPs and kernel ridge regression,",
+        "trained afterwards on some users' token states and tested on others' (five folds); one that is",
+        "mostly wrong on validation users is turned around, and the best there is shown, so chance is a",
+        "little above 50. Brackets are 95% bootstrap intervals over users; the floor is how far from 50",
+        f"this gets on shuffled labels (95% quantile of shuffles: {results['shuffles']}).",
     ]
     return "\n".join([*lines, KEPT])
+
+
+def whose_labels(results: dict, attrs: list[str]) -> list[str]:
+    """Of whom attackers read each attribute, and whether the adversary had seen it: a line each."""
+    knew = {attr: "never saw" if attr in results["held out"] else "knew" for attr in attrs}
+    tested = results["tested"]
+    return [
+        f"AUC: of {tested[k]} people whose {k} the prompt's adversary {knew[k]}." for k in attrs
+    ]
 
 
 def combinations_table(results: dict) -> str:
@@ -108,7 +111,7 @@ def combinations_table(results: dict) -> str:
         for way in results["ways"]:
             row, hidden = way[task], way["attrs"]
             # the mean distance from one half: 45 does not make up for 55
-            leak = 0.5 + float(np.mean([abs(unseen_auc(row, k)[0] - 0.5) for k in hidden]))
+            leak = 0.5 + float(np.mean([abs(row["auc"][k] - 0.5) for k in hidden]))
             cells = ", ".join(hidden), way["how"], *hit_cells(row), *kept_cells(row)
             cells = *cells, *auc_cells(row, attrs, hidden), percent(leak), f"{way['seconds']:.0f}"
             rows.append(cells)
@@ -118,15 +121,14 @@ def combinations_table(results: dict) -> str:
             rows.append([name, *[""] * 6, *cells])
         lines += [f"{about(results, task)} (%)", *aligned(rows), ""]
     lines += [
-        "AUC of the strongest fresh attacker on the user tokens, as at the end of a run with one attribute;",
+        *whose_labels(results, attrs),
+        "The strongest fresh attacker on the user tokens, as at the end of a run with one attribute;",
         "50 is chance, * is to be hidden. Mean: 50 and the mean distance from 50 of what is to be hidden.",
         "A prompt that is chosen alone passes the mixer unchanged. Seconds of training: of a single prompt,",
         "of one mixer for all combinations, of a prompt of its own for each. Brackets are 95% intervals over",
         f"users; 50 +- is how far from 50 the attack gets on shuffled labels (95% of {results['shuffles']}).",
         KEPT,
     ]
-    for attr, n in results["held out"].items():
-        lines.append(f"The {attr} AUC is about {n} people whose {attr} the adversary never saw.")
     return "\n".join(lines)
 
 
@@ -157,14 +159,8 @@ def hit_cells(row: dict, digits: int = 0) -> list[str]:
 def auc_cells(row: dict, attrs: list[str], hidden: Iterable[str] = ()) -> list[str]:
     """AUC of each attribute, with a star where it is hidden, for `combinations_table`."""
     star = {attr: "*" for attr in hidden}
-    return [percent(*unseen_auc(row, k), digits=0) + star.get(k, "") for k in attrs]
-
-
-def unseen_auc(row: dict, attr: str) -> list[float]:
-    """[AUC, low, high] among people whose label the adversary never saw; among all if there are none."""
-    if attr in row.get("auc by group", {}):
-        return row["auc by group"][attr]["held out"]
-    return [row["auc"][attr], *row["auc interval"][attr]]
+    auc = {k: percent(row["auc"][k], *row["auc interval"][k], digits=0) for k in attrs}
+    return [auc[k] + star.get(k, "") for k in attrs]
 
 
 def probe_table(kind: str, attr: str, hidden: str, found: dict) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FOLDS = 5
+
 
 class Problems(NamedTuple):
     """What the attackers are to learn: one problem per labelling and fold, all solved side by side.
@@ -44,6 +46,32 @@ def make_problems(labels: np.ndarray, fold_of: np.ndarray) -> Problems:
     rows = [np.stack([part[:n_train] for part in parts[0::3]])]
     rows += [np.stack([np.resize(part, n_fold) for part in parts[k::3]]) for k in (1, 2)]
     return Problems(torch.from_numpy(labels), *(torch.from_numpy(r).view(shape) for r in rows))
+
+
+def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> np.ndarray:
+    """Fold 0 .. n-1 of each user (users,), every class spread evenly over the folds."""
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_class] = np.arange(len(labels)) % n
+    return folds
+
+
+def five_folds(labels: np.ndarray, seeds: list[int], tested: np.ndarray | None = None) -> Problems:
+    """What the attackers learn: of each labelling (g, n) five problems, split with that labelling's seed.
+
+    Only `tested` users (n,), all if None, are in a fold; the others are trained on in every problem.
+    """
+    rows, fold_of = slice(None) if tested is None else tested, np.full(labels.shape, -1)
+    for folds, of_labels, seed in zip(fold_of, labels, seeds):
+        folds[rows] = make_folds(of_labels[rows], np.random.default_rng([seed, 4]))
+    return make_problems(labels, fold_of)
+
+
+def standardised(features: np.ndarray) -> Tensor:
+    """Features (users, d) with mean 0 and standard deviation 1 in every column."""
+    x = torch.from_numpy(features).float()
+    return (x - x.mean(0)) / (x.std(0) + 1e-6)
 
 
 class Scores(NamedTuple):
@@ -82,3 +110,45 @@ def as_ranks(scores_gfuc: Tensor) -> Tensor:
     """
     below, up_to = places(scores_gfuc.transpose(-1, -2))
     return ((below + up_to) / 2.0 / scores_gfuc.shape[-2]).transpose(-1, -2)
+
+
+def best_of(tried: list[Scores], y_valid: Tensor) -> tuple[Tensor, Scores]:
+    """The AUC on validation users (g,), mean over the folds, and the ranks of the scores that are best there.
+
+    Of each labelling another. Where that AUC is below one half the scores are turned around first.
+    """
+    aucs, ranks = [], []
+    for scores in tried:
+        of_scores = Scores(*map(as_ranks, scores))
+        valid_auc = macro_aucs(of_scores.valid, y_valid).mean(1)
+        wrong = (valid_auc < 0.5)[:, None, None, None]
+        ranks.append(Scores(*(torch.where(wrong, 1 - part, part) for part in of_scores)))
+        aucs.append(torch.maximum(valid_auc, 1 - valid_auc))
+    best_auc, best = torch.stack(aucs).max(0)
+    each = torch.arange(len(best), device=best.device)
+    return best_auc, Scores(*(torch.stack(parts)[best, each] for parts in zip(*ranks)))
+
+
+def in_place(of_tests: Tensor, problems: Problems) -> Tensor:
+    """What each test user (g, f, n_test, c) has, in the users' order (g, n, c); 0 of who is never tested."""
+    rows = problems.test.flatten(1).unsqueeze(-1).expand(-1, -1, of_tests.shape[-1])
+    found = of_tests.new_zeros(*problems.labels.shape, of_tests.shape[-1])
+    return found.scatter_(1, rows, of_tests.flatten(1, 2)).cpu()
+
+
+def ridge(x: Tensor, y: Tensor, others: Tensor) -> Tensor:
+    """Ridge regression of y (users, c) on x (users, d), solved for three penalties: (3, others, c)."""
+    mean, eye = x.mean(0), torch.eye(x.shape[1], device=x.device)
+    centred, found = x - mean, []
+    gram, towards = centred.T @ centred / len(x), centred.T @ (y - y.mean(0)) / len(x)
+    for penalty in (1e-2, 1e-3, 1e-4):
+        weight = torch.cholesky_solve(towards, torch.linalg.cholesky(gram + penalty * eye))
+        found.append((others - mean) @ weight)
+    return torch.stack(found)
+
+
+def whitened(x: Tensor) -> Tensor:
+    """Features x (users, d) without their correlations, each direction with variance 1."""
+    u, values, directions = torch.linalg.svd(x, full_matrices=False)
+    some = values > 1e-3 * values[0]
+    return u[:, some] @ directions[some] * len(x) ** 0.5

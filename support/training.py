@@ -10,7 +10,7 @@ import os
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, NoReturn
 
 import numpy as np
 import torch
@@ -41,8 +41,20 @@ def p5_optimizer(model: torch.nn.Module, cfg) -> Optimizer:
     for name, param in model.named_parameters():
         kind = name.split(".")[-2]
         (tables if kind in ("embedding", "head", "relative_bias") else others).append(param)
-    groups = [dict(params=tables, lr=cfg.embedding_lr), dict(params=others, lr=cfg.lr)]
+    of_tables = dict(lr=cfg.embedding_lr, weight_decay=cfg.embedding_decay)
+    groups = [dict(params=tables) | of_tables, dict(params=others, lr=cfg.lr)]
     return torch.optim.AdamW(groups, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
+
+
+def refuse_astray(optimizer: Optimizer, loss: Tensor, norm: Tensor) -> NoReturn:
+    """Raises InputError: the gradient of the next step, of this length, is not a number."""
+    first = optimizer.state.get(optimizer.param_groups[0]["params"][0])
+    number = int(first["step"]) + 1 if first else 1
+    rates = " and ".join(f"{group['lr']:g}" for group in optimizer.param_groups)
+    raise InputError(
+        f"training went astray in step {number} at learning rate {rates}: the loss is {loss.item():g}, "
+        f"the length of its gradient {norm.item():g}; try a smaller rate (--help lists them)"
+    )
 
 
 def check_discriminators(dis_loss: float, blind: float, cfg, when: str) -> None:
@@ -216,8 +228,8 @@ class GameTraining(Checkpoint):
         self.game, self.optimizer, self.order, self.per_epoch = game, optimizer, order, per_epoch
         self.title = f"{stage} ({' + '.join(study.tasks)})"
         self.n_steps = game.cfg.epochs * per_epoch
-        parts = dict(player=player, members=game.members)
-        parts |= dict(prefix_optimizer=optimizer, dis_optimizer=game.optimizer)
+        parts = dict(player=player, prefix_optimizer=optimizer)
+        parts |= dict(members=game.members, dis_optimizer=game.optimizer) if game.members else {}
         super().__init__(study.run, stage, parts)
 
     def epochs(self) -> Iterator[int]:
@@ -238,12 +250,19 @@ class GameTraining(Checkpoint):
             set_rates(self.optimizer, min(self.step / 20, 1 - 0.95 * self.step / self.n_steps))
             yield self.step, users, batch
 
-    def report(self, attrs: tuple[str, ...], rec_loss: Tensor, dis_loss: Tensor) -> None:
+    def report(
+        self, attrs: tuple[str, ...], rec_loss: Tensor, dis_loss: Tensor, dependence: Tensor | float
+    ) -> None:
         """After a batch: say its losses, refuse collapsed discriminators, keep where the loop stands."""
-        rec, dis, blind = rec_loss.item(), dis_loss.mean().item(), self.game.blind(attrs)
-        if self.step % self.game.cfg.every == 0 and self.game.can_collapse:
-            check_discriminators(dis, blind, self.game.cfg, f"{self.stage}, batch {self.step}")
-        self.run.progress(self.title, self.step, self.n_steps, rec=rec, dis=dis, blind=blind)
+        losses = dict(rec=rec_loss.item())
+        if self.game.members:
+            losses |= dict(dis=dis_loss.mean().item(), blind=self.game.blind(attrs))
+        if self.game.cfg.adversary != "game":
+            losses["dependence"] = dependence.item()
+        if self.step % self.game.cfg.every == 0 and self.game.can_collapse and self.game.members:
+            when = f"{self.stage}, batch {self.step}"
+            check_discriminators(losses["dis"], losses["blind"], self.game.cfg, when)
+        self.run.progress(self.title, self.step, self.n_steps, **losses)
         # of the users' order its beginning, for the rest of this epoch, or where the next begins
         epoch = self.beginning if self.step % self.per_epoch else self.order.bit_generator.state
         loop = dict(batch_num=self.step, epoch=epoch, draw=self.game.rng.bit_generator.state)

@@ -11,8 +11,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data import TASKS, P5Config, make_corpus, train_tokenizer
-from model import T5, Llama, LlamaConfig, Prefix, T5Config, init_from_scratch
+from model import T5, Llama, LlamaConfig, Prefix, T5Config
 from support import datasets, training
+from support.backbones import init_from_scratch
 from support.tokens import Tokenizer
 
 

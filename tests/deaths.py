@@ -53,7 +53,7 @@ def be_run(folder: Path, flags: list[str], death: Death | None) -> None:
         if death == ("measuring", n_measured):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def add_up(study, task, attrs, prefix, *args) -> tuple[dict, np.ndarray, None]:
+    def add_up(study, task, prefix, *args) -> tuple[dict, np.ndarray, None]:
         """In place of the attack on what a prefix leaves: its sum."""
         measuring()
         parts = [] if prefix is None else [part for part in prefix if part is not None]

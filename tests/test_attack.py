@@ -1,22 +1,21 @@
 """AUC by hand, and attackers that find what is there and nothing else."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from probe import (
-    ATTACKERS,
+import probe
+from probe import ATTACKERS, TOGETHER, Scores, attack, attack_logistic, auc, floor, macro_auc
+from support.expected import expected_labels
+from support.side_by_side import (
     FOLDS,
-    TOGETHER,
-    Scores,
     as_ranks,
-    attack,
-    auc,
     five_folds,
-    floor,
-    macro_auc,
     macro_aucs,
     make_folds,
+    standardised,
 )
 
 
@@ -128,13 +127,15 @@ def test_every_attacker_reads_a_planted_attribute(rng, name, classes):
 
 @pytest.mark.parametrize("name", ATTACKERS)
 def test_no_attacker_reads_shuffled_labels(name):
-    """Twelve times nothing to find; the standard error of one AUC is 0.026."""
+    """Twelve times nothing to find. The standard error of one AUC is 0.033, and what is chosen and turned
+    around on validation users is on average a few points above one half, the more so with more settings.
+    """
     values = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         features, labels = planted(rng, n=300)
         values.append(attack(features, rng.permutation(labels), [name], seed)["auc"][0])
-    assert abs(np.mean(values) - 0.5) < 0.035 and np.std(values) < 0.08
+    assert 0.48 < np.mean(values) < 0.57 and np.std(values) < 0.08
 
 
 def test_mlp_reads_an_exclusive_or_and_logistic_regression_does_not(rng):
@@ -147,13 +148,111 @@ def test_mlp_reads_an_exclusive_or_and_logistic_regression_does_not(rng):
     assert found["strongest"] != "logistic regression"
 
 
+def ring(rng, n=1200, d=4):
+    """Features (n, d) whose distance from the middle tells the label; no direction does."""
+    labels = rng.permutation(np.arange(n) % 2)
+    features = rng.normal(size=(n, d))
+    features *= (np.where(labels, 1.6, 1.0) / np.linalg.norm(features, axis=1))[:, None]
+    return features + 0.25 * rng.normal(size=(n, d)), labels
+
+
+def test_kernel_ridge_reads_a_ring_that_the_others_do_not(rng):
+    """150 people are too few for a network to find it."""
+    found = attack(*ring(rng, n=150, d=8), None, 0)["by attacker"]
+    others = [auc[0] for name, auc in found.items() if name not in ("kernel ridge", TOGETHER)]
+    assert found["kernel ridge"][0] > max(max(others) + 0.05, 0.75), found
+    assert abs(found["logistic regression"][0] - 0.5) < 0.12
+
+
+def test_whitened_kernel_ridge_reads_where_features_hardly_vary(rng):
+    """The label moves what is left of two features that are nearly the same."""
+    labels, n = rng.permutation(np.arange(600) % 2), 600
+    features = rng.normal(size=(n, 20))
+    features[:, 1] = features[:, 0] + 0.02 * (labels + rng.normal(size=n))
+    found = attack(features, labels, None, 0)["by attacker"]
+    assert found["kernel ridge"][0] > 0.7
+
+
+def test_who_is_always_wrong_is_right(rng, monkeypatch):
+    """An attacker that puts validation and test users in the reverse order is turned around."""
+
+    def wrong(x, problems, n_classes, seed):
+        rows = problems.valid, problems.test
+        reverse = (-problems.labels_of(r).float() + 0.8 * torch.randn(r.shape) for r in rows)
+        return [Scores(*(torch.stack([-score, score], dim=-1) for score in reverse))]
+
+    monkeypatch.setitem(ATTACKERS, "always wrong", [wrong])
+    labels = np.arange(400) % 2
+    found = attack(rng.normal(size=(400, 3)), labels, ["always wrong", "logistic regression"], 0)
+    assert found["strongest"] in ("always wrong", TOGETHER) and found["auc"][0] > 0.7
+    assert min(found["validation"].values()) >= 0.5
+
+
+def test_only_the_tested_have_a_fold_and_the_others_help(rng):
+    """The tested alone are scored, each once; everybody else is in every training set."""
+    labels, tested = rng.integers(2, size=(2, 100)), np.arange(100) % 5 < 2
+    problems = five_folds(labels, [0, 1], tested)
+    for g in range(2):
+        assert sorted(set(problems.test[g].ravel().tolist())) == np.flatnonzero(tested).tolist()
+        for f in range(FOLDS):
+            assert set(np.flatnonzero(~tested)) <= set(problems.train[g, f].tolist())
+            parts = [set(part[g, f].tolist()) for part in problems[1:]]
+            assert sum(map(len, parts)) == len(set.union(*parts))
+    features, own = planted(rng, n=300, strength=2.0)
+    some = np.arange(300) < 120
+    nonsense = np.where(some, own, rng.permutation(own))
+    found = attack(features, nonsense, ["logistic regression"], 0, tested=some)
+    assert found["auc"][0] > 0.75  # of 300 with the labels of 180 shuffled it would be some 0.65
+
+
+def hidden_from(x: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Features x (n, d) from which what varies with `told` (n,) in a straight line is taken out whole."""
+    x, told = x - x.mean(0), told - told.mean()
+    values, directions = np.linalg.eigh(x.T @ x / len(x))
+    root = (directions * values**0.5) @ directions.T
+    u = np.linalg.solve(root, x.T @ told)
+    return x - np.outer(np.linalg.solve(root, x.T).T @ u / (u @ u), root @ u)
+
+
+def test_people_whose_label_had_a_part_in_hiding_are_no_measure():
+    """Histories that tell nothing of a coin: what is hidden is chance, and only those whose label was held
+    out are unbiased. Their own label turns attackers around, and so do expected labels for everybody:
+    nobody's own, but all are made of the others', which the attackers are trained on.
+    """
+    found = {"own": [], "expected, all": [], "expected, known": [], "expected, held out": []}
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        histories, y = rng.standard_normal((240, 60)), rng.permutation(np.arange(240) % 2)
+        states = np.tanh(histories @ rng.standard_normal((60, 16)) / 8)
+        known = np.where(rng.permutation(240) < 96, -1, y)
+        told = lambda labels: expected_labels(torch.from_numpy(histories).float(), labels)[:, 1]
+        of_all, of_known = (hidden_from(states, told(labels)) for labels in (y, known))
+        everybody = np.full(240, True)
+        for name, left, tested in (
+            ("own", hidden_from(states, y), everybody),
+            ("expected, all", of_all, everybody),
+            ("expected, known", of_known, known >= 0),
+            ("expected, held out", of_known, known < 0),
+        ):
+            features, seeds = standardised(left), [seed]
+            problems = five_folds(y[None], seeds, tested)
+            (scores,) = partial(attack_logistic, penalties=(0.1,))(features, problems, 2, seed)
+            found[name].append(macro_aucs(scores.test, problems.labels_of(problems.test)).mean().item())
+    mean = {name: np.mean(values) for name, values in found.items()}
+    error = {name: np.std(values) / 4 for name, values in found.items()}
+    for name in "own", "expected, all", "expected, known":
+        assert mean[name] < 0.5 - 3 * error[name], (mean, error)
+    name = "expected, held out"
+    assert abs(mean[name] - 0.5) < 3 * error[name] and error[name] < 0.03, (mean, error)
+
+
 def test_the_strongest_is_chosen_on_validation_users(monkeypatch, rng):
     """One attacker is right on test users and blind on validation users, another the reverse."""
     labels = np.arange(200) % 2
 
     def knows(valid: bool, test: bool):
         def attacker(x, problems, n_classes, seed):
-            parts = []
+            parts, _ = [], torch.manual_seed(2)  # by chance the blind one is not turned around
             for known, rows in (valid, problems.valid), (test, problems.test):
                 right = problems.labels_of(rows).float() if known else torch.rand(rows.shape)
                 parts.append(torch.stack([-right, right], dim=-1))
@@ -169,11 +268,14 @@ def test_the_strongest_is_chosen_on_validation_users(monkeypatch, rng):
     assert set(found["by attacker"]) == {"on test", "on validation", TOGETHER}
 
 
-def test_a_floor_holds_what_shuffled_labels_give(rng):
+def test_a_floor_holds_what_shuffled_labels_give(rng, monkeypatch):
     """Twenty fresh shuffles stay within it about 19 times; a planted attribute does not."""
     features, labels = planted(rng, n=300, strength=1.5)
-    bound = floor(features, labels, ["logistic regression"], 0)
-    assert 0.01 < bound < 0.12 and bound == floor(features, labels, ["logistic regression"], 0)
+    monkeypatch.setattr(
+        probe, "ATTACKERS", {"logistic regression": ATTACKERS["logistic regression"]}
+    )
+    bound = floor(features, labels, 0)
+    assert 0.01 < bound < 0.12 and bound == floor(features, labels, 0)
     fresh = [
         attack(features, np.random.default_rng(i).permutation(labels), ["logistic regression"], i)
         for i in range(20)

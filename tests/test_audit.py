@@ -55,9 +55,9 @@ def test_surfaces_are_what_they_are_called(corpus, task):
 
 @pytest.mark.parametrize(
     "auc_and_interval, is_chance",
-    [([0.51, 0.48, 0.54], True), ([0.56, 0.49, 0.63], False), ([0.47, 0.45, 0.49], False)],
+    [([0.51, 0.48, 0.54], True), ([0.56, 0.49, 0.63], False), ([0.53, 0.51, 0.55], True)],
 )
-def test_chance_is_said_only_where_floor_and_interval_allow_it(auc_and_interval, is_chance):
+def test_chance_is_said_only_where_the_floor_allows_it(auc_and_interval, is_chance):
     attacked = {
         "auc": auc_and_interval,
         "strongest": "logistic regression",
@@ -230,7 +230,7 @@ def test_no_title_of_the_picture_is_cut_off(tmp_path, monkeypatch):
 
 def test_the_audit_of_a_run(tmp_path):
     arguments = (
-        "--attr gender --toy-users 60 --toy-twins 12 --label-holdout --p5-steps 6 --epochs 1"
+        "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
     )
     done = command(tmp_path, f"{arguments} --batch-size 20 --hide-from scores --out r")
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from cfp import (
     adversarial_loss,
     discriminator_loss,
     forward,
+    hsic,
     mean_user_state,
     step,
 )
@@ -29,6 +30,7 @@ from mixer import Study
 from model import NO_TOKEN
 from probe import game_of
 from support.configs import PAPER_SCHEDULE, CFPConfig
+from support.expected import in_units, one_hot
 
 pytestmark = pytest.mark.usefixtures("no_checkpoints")
 SMALL = CFPConfig(prefix_len=3, prefix_hidden=8, epochs=1, batch_size=16, dis_hidden=8)
@@ -71,7 +73,7 @@ def test_eq3_cross_entropy_by_hand():
     with torch.no_grad():
         discriminator.members[0].layers[0].weight.copy_(torch.tensor([[[0.0, 2.0]]]))
         discriminator.members[0].layers[0].bias.zero_()
-    loss = discriminator_loss(discriminator, [torch.tensor([[3.0], [5.0]])], torch.tensor([0, 1]))
+    loss = discriminator_loss(discriminator, [torch.tensor([[3.0], [5.0]])], torch.eye(2))
     logit = 2 / math.sqrt(2)  # of class 1 for the second user, minus that for the first
     assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-logit))], rel=1e-4)
 
@@ -82,7 +84,7 @@ def test_blind_discriminator_loses_log_c():
     for param in discriminator.parameters():
         torch.nn.init.zeros_(param)
     u_emb = [torch.randn(9, 4), torch.randn(9, 4)]
-    loss = discriminator_loss(discriminator, u_emb, torch.arange(9) % 7)
+    loss = discriminator_loss(discriminator, u_emb, torch.eye(7)[torch.arange(9) % 7])
     assert loss.tolist() == pytest.approx([math.log(7)] * 2)
 
 
@@ -183,10 +185,11 @@ class Spy:
         )
 
         def spy_step(optimizer, loss):
-            before = {name: self.snapshot(name) for name in "MPC"}
+            everyone = [name for name in "MPC" if name == "M" or name in self.players]
+            before = {name: self.snapshot(name) for name in everyone}
             real_step(optimizer, loss)
             moved = "".join(
-                name for name in "MPC" if not self.same(before[name], self.snapshot(name))
+                name for name in everyone if not self.same(before[name], self.snapshot(name))
             )
             self.calls.append(moved)
             assert all(param.grad is None for param in self.model.parameters())
@@ -207,7 +210,7 @@ def study_of(corpus, model, seed=0, tasks=TASKS):
 
 
 def run_algorithm_1(corpus, model, cfg, seed=0):
-    labels = {"gender": corpus.dataset.labels("gender")}
+    labels = {"gender": one_hot(corpus.dataset.labels("gender"))}
     return train.train_cfp(study_of(corpus, model, seed), labels, cfg)
 
 
@@ -227,6 +230,7 @@ def test_phases_descend_what_they_should(corpus, model, monkeypatch):
     """Each call's loss is the one of its lines: L, then L_rec, then L_dis."""
     cfg = replace(
         SMALL,
+        adversary="game",
         inner_steps=1,
         rec_steps=1,
         dis_steps=1,
@@ -305,7 +309,7 @@ def test_prefix_can_fool_a_fixed_discriminator_and_keep_the_answers(corpus, mode
     rng = np.random.default_rng(0)
     cfg = replace(SMALL, dis_noise=0.0, prefix_len=10)
     users, batch = batch_of(corpus, rng, size=60)
-    labels = torch.from_numpy(corpus.dataset.labels("gender")[users])
+    labels = torch.from_numpy(one_hot(corpus.dataset.labels("gender"))[users])
     cfp, discriminator = CFP(cfg, model.cfg), Discriminator(cfg, 64, 2, 2)
     dis_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
     _, u_emb = forward(model, None, batch)
@@ -328,7 +332,7 @@ def test_cross_entropy_is_not_fed_probabilities():
     with torch.no_grad():
         discriminator.members[0].layers[0].weight.copy_(torch.tensor([[[-20.0, 20.0]]]))
         discriminator.members[0].layers[0].bias.zero_()
-    loss = discriminator_loss(discriminator, [torch.tensor([[-1.0], [1.0]])], torch.tensor([0, 1]))
+    loss = discriminator_loss(discriminator, [torch.tensor([[-1.0], [1.0]])], torch.eye(2))
     assert loss.item() < 1e-6
     assert F.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item() > 0.31
 
@@ -352,11 +356,13 @@ def test_held_out_labels_never_reach_the_adversary(corpus, model):
 
     cfp.discriminator_loss = spy
     try:
-        cfg = replace(SMALL, batch_size=30)
-        train.train_cfp(study_of(corpus, model, seed=3), {"gender": known}, cfg)
+        cfg = replace(SMALL, batch_size=30, dis_steps=3)
+        train.train_cfp(study_of(corpus, model, seed=3), {"gender": one_hot(known)}, cfg)
     finally:
         cfp.discriminator_loss = original
-    counts = torch.bincount(torch.cat(seen) + 1, minlength=3)
+    seen = torch.cat(seen)
+    rows = torch.tensor([[0, 0], [1, 0], [0, 1]])
+    counts = torch.tensor([(seen == row).all(1).sum() for row in rows])
     # 2 batches, each user once; one prefix step and three of the discriminator per batch
     assert counts.tolist() == [(1 + 3) * int((known == c).sum()) for c in (-1, 0, 1)]
 
@@ -366,7 +372,8 @@ def test_users_without_a_label_count_in_nothing():
     discriminator = Discriminator(replace(SMALL, dis_noise=0.0, dis_dropout=0.0), 4, 2, 1)
     user_bd = torch.randn(5, 4)
     labels = torch.tensor([0, -1, 1, -1, 1])
-    loss = discriminator_loss(discriminator, [user_bd], labels)
+    rows = torch.from_numpy(one_hot(labels.numpy()))
+    loss = discriminator_loss(discriminator, [user_bd], rows)
     known = labels >= 0
     by_hand = torch.stack(
         [
@@ -378,7 +385,7 @@ def test_users_without_a_label_count_in_nothing():
 
 
 def game_that_hides_from(hide_from, study):
-    labels = {"gender": study.corpus.dataset.labels("gender")}
+    labels = {"gender": one_hot(study.corpus.dataset.labels("gender"))}
     return game_of(study, labels, [("gender",)], replace(SMALL, hide_from=hide_from))
 
 
@@ -405,7 +412,7 @@ def test_hidden_from_scores_the_adversary_reads_the_first_decoder_state_too(corp
         whole = model.logits(model.decode(ids, encoded)).log_softmax(-1)[:, 0]
         assert torch.allclose(first, whole, atol=1e-5)
     discriminator = Discriminator(SMALL, model.cfg.d_model, 2, 4)
-    losses = discriminator_loss(discriminator, u_emb, torch.tensor([0, 1, 0, 1]))
+    losses = discriminator_loss(discriminator, u_emb, torch.eye(2)[[0, 1, 0, 1]])
     assert losses.shape == (4,)
 
 
@@ -413,7 +420,7 @@ def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
     """With `hide_from` "scores" the decoder's prefix gets a gradient from the discriminator alone."""
     rng = np.random.default_rng(0)
     batch = collate(corpus, [training_example(corpus, "direct", u, 5, rng) for u in range(6)])
-    labels = torch.tensor([0, 1] * 3)
+    labels = torch.eye(2)[[0, 1] * 3]
     for hide_from, moved in ("user-tokens", False), ("scores", True):
         game = game_that_hides_from(hide_from, study_of(corpus, model, tasks=["direct"]))
         torch.manual_seed(0)
@@ -423,3 +430,79 @@ def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
         discriminator_loss(discriminator, u_emb, labels).sum().backward()
         gradient = cfp.decoder.out.weight.grad
         assert (gradient is not None and gradient.abs().sum() > 0) == moved
+
+
+def test_hsic_by_hand():
+    """Four users in two pairs far apart, labels alike within a pair: of the kernel two values, 1 and 0."""
+    x, y = torch.tensor([[0.0], [0.0], [9.0], [9.0]]), torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+    # standardised, the squared distance of the pairs is 3; the median of the twelve is 3 as well
+    apart = sum(math.exp(-1 / width) for width in (0.25, 0.5, 1.0, 2.0)) / 4
+    # k is 1 within a pair and `apart` between; row sums 1 + 2 apart, sum 4 + 8 apart
+    mean = 2 * (1 + 2 * apart) / 2 - (4 + 8 * apart) / 6
+    within, between = 1 - mean, apart - mean
+    by_hand = (4 * within - 8 * between) / (4 * 1)
+    assert hsic(x, y).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_hsic_of_independent_states_is_zero_on_average_and_of_dependent_ones_is_not(rng):
+    y = torch.from_numpy(in_units(one_hot(np.arange(64) % 2)))
+    draw = lambda shift: torch.from_numpy(rng.standard_normal((64, 5))).float() + shift * y[:, :1]
+    values = torch.stack([hsic(draw(0.0), y) for _ in range(400)])
+    assert abs(values.mean()) < 3 * values.std() / 400**0.5
+    assert hsic(draw(1.0), y) > 5 * values.std()
+    # a ring: neither the mean nor the variance of any direction tells
+    angle = torch.rand(64) * 2 * math.pi
+    ring = torch.stack([angle.cos(), angle.sin()], 1) * torch.where(y[:, :1] > 0, 2.0, 0.5)
+    assert hsic(ring, y) > 5 * values.std()
+
+
+def test_hsic_is_the_same_for_any_scale_and_shift_of_the_states(rng):
+    x = torch.from_numpy(rng.standard_normal((40, 6))).float()
+    y = torch.from_numpy(in_units(one_hot(np.arange(40) % 3)))
+    scale, shift = torch.tensor([0.1, 1.0, 7.0, 3.0, 0.5, 20.0]), torch.arange(6.0)
+    assert hsic(x * scale + shift, y).item() == pytest.approx(hsic(x, y).item(), rel=1e-3)
+
+
+def test_labels_in_units_have_variance_one_whatever_the_classes_are():
+    """Rare classes count as much as others; users without a label stay zeros and shift nothing."""
+    known = np.array([0] * 60 + [1] * 30 + [2] * 10 + [-1] * 20)
+    found = in_units(one_hot(known))
+    assert found[:100].mean(0) == pytest.approx([0, 0, 0], abs=1e-6)
+    assert found[:100].var(0) == pytest.approx([1 / 3] * 3, rel=1e-5) and not found[100:].any()
+
+
+@pytest.mark.parametrize("adversary", ["game", "dependence", "both"])
+def test_the_dependence_moves_the_prefix_only(corpus, model, adversary):
+    """Its gradient reaches the prefix; alone it has no discriminators, and in the game it is nothing."""
+    labels = {"gender": one_hot(corpus.dataset.labels("gender"))}
+    cfg = replace(SMALL, adversary=adversary, hsic=5.0)
+    game = game_of(study_of(corpus, model), labels, [("gender",)], cfg)
+    assert len(game.members) == (0 if adversary == "dependence" else 1)
+    prompt, (users, batch) = CFP(SMALL, model.cfg), batch_of(corpus, np.random.default_rng(0), size=20)
+    _, u_emb = forward(model.requires_grad_(False), prompt(), batch, game.read)
+    found = game.dependence(("gender",), u_emb, users)
+    if adversary == "game":
+        assert found == 0.0
+        return
+    y = game.in_units["gender"][users]
+    assert found.item() == pytest.approx(5 * sum(hsic(x, y).item() for x in u_emb) / 2, rel=1e-4)
+    found.backward()
+    assert prompt.encoder.out.weight.grad.abs().sum() > 0
+    assert all(param.grad is None for param in [*model.parameters(), *game.members.parameters()])
+
+
+def test_users_without_a_label_do_not_depend_on_anything(corpus, model):
+    known = np.where(np.arange(len(corpus.dataset.users)) % 2, corpus.dataset.labels("gender"), -1)
+    cfg = replace(SMALL, adversary="dependence", hsic=1.0)
+    game = game_of(study_of(corpus, model), {"gender": one_hot(known)}, [("gender",)], cfg)
+    users, states = np.arange(30), torch.randn(30, 5)
+    whole = game.dependence(("gender",), [states], users)
+    own = game.dependence(("gender",), [states[1::2]], users[1::2])
+    assert whole.item() == pytest.approx(own.item(), rel=1e-5)
+
+
+def test_a_run_against_dependence_alone_trains_one_player(corpus, model, monkeypatch):
+    spy = Spy(model, monkeypatch)
+    cfg = replace(SMALL, adversary="dependence", epochs=1, batch_size=20)
+    run_algorithm_1(corpus, model, cfg)
+    assert spy.calls == ["P"] * 3

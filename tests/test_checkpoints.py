@@ -21,9 +21,10 @@ from deaths import Death, live, live_to_the_end
 import train
 from cfp import CFP, step
 from mixer import Mixer, load_mixer, load_prompt
-from model import T5, load_backbone, save_backbone
+from model import T5, load_backbone
 from reproduction.baselines import FAIR
 from support import files, training
+from support.backbones import save_backbone
 from support.checks import enough_for_run
 from support.configs import CFPConfig, MixerConfig, T5Config
 from support.files import InputError, Interrupted, save_tensors

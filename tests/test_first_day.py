@@ -121,7 +121,7 @@ def test_every_flag_of_train_stands_once(capsys):
     named = set(re.findall(r"(--[a-z0-9-]+) (?:\[?[A-Z{])", capsys.readouterr().out))
     assert len(named) > 30
     values = {"--device": "cpu", "--task": "direct", "--dtype": "bf16", "--discriminator": "soft"}
-    values |= {"--hide-from": "scores", "--lr": "0.1"}
+    values |= {"--hide-from": "scores", "--lr": "0.1", "--adversary": "both", "--batch-size": "4"}
     for flag in named - {"--help"}:
         first = ["--attr", "gender"] * (flag != "--attr")
         pair = [flag, values.get(flag, "0.5" if flag.endswith(("effect", "holdout")) else "2")]

@@ -34,8 +34,9 @@ from test_weights import KINDS, small_model
 
 import data
 from data import P5Config, encode_prompt, make_corpus, sequential_example, sequential_prompt
-from model import load_backbone, save_backbone
+from model import load_backbone
 from support import datasets
+from support.backbones import save_backbone
 from support.files import InputError
 from support.tokens import Tokenizer, tokenizer_in
 from support.weights import read_config

@@ -120,7 +120,8 @@ def test_the_tables_say_both():
         "ceiling": {"gender": {"auc": [0.9, 0.88, 0.92]}},
         "co-trained auc": {},
         "shuffles": 5,
-        "held out": {},
+        "tested": {"gender": 480},
+        "held out": ["gender"],
     }
     line = "  Hit@10 kept: 90.0 [80.0, 100.0]; above popularity: 75.0 [50.0, 95.0]."
     text = table(results)

@@ -17,6 +17,7 @@ from data import collate, training_example
 from mixer import Mixer, as_prefix, as_tokens, concatenate, subsets
 from model import Prefix
 from support.configs import CFPConfig, MixerConfig
+from support.expected import one_hot
 
 pytestmark = pytest.mark.usefixtures("no_checkpoints")
 KINDS = {"t5": random_t5, "llama": random_llama}
@@ -179,7 +180,7 @@ class Spy:
 
 def train_small(corpus, model, cfg, attrs=("gender", "age"), seed=0):
     prefixes = dict(zip(attrs, prompts_of(model, 3, 4, 2)))
-    labels = {attr: corpus.dataset.labels(attr) for attr in attrs}
+    labels = {attr: one_hot(corpus.dataset.labels(attr)) for attr in attrs}
     study = study_of(corpus, model, seed)
     mixer, game = train.train_mixer(study, prefixes, labels, cfg, SMALL_MIXER)
     return mixer, game, study.run
@@ -189,7 +190,7 @@ def test_the_mixers_phases_move_one_player_each(corpus, model, monkeypatch):
     """Backbone and prompts are never touched; the mixer and the discriminators take turns."""
     prefixes = dict(zip(("gender", "age"), prompts_of(model, 3, 4)))
     spy = Spy(model, prefixes, monkeypatch)
-    labels = {attr: corpus.dataset.labels(attr) for attr in prefixes}
+    labels = {attr: one_hot(corpus.dataset.labels(attr)) for attr in prefixes}
     cfg = replace(SMALL, inner_steps=2, rec_steps=1, every=3, batch_size=10)
     train.train_mixer(study_of(corpus, model), prefixes, labels, cfg, SMALL_MIXER)
     a_batch, an_rth = ["P"] * 2, ["P"] + ["C"] * 3
@@ -219,8 +220,8 @@ def test_every_choice_of_two_or_more_is_drawn_and_no_other(corpus, model, monkey
 
     monkeypatch.setattr(cfp, "adversarial_loss", note)
     attrs = "gender", "age", "occupation"
-    train_small(corpus, model, replace(SMALL, batch_size=3), attrs)
-    entropy = [cfp.entropy_of(corpus.dataset.labels(attr)) for attr in attrs]
+    train_small(corpus, model, replace(SMALL, batch_size=3, adversary="game"), attrs)
+    entropy = [cfp.entropy_of(one_hot(corpus.dataset.labels(attr))) for attr in attrs]
     assert len(seen) == 20
     by_hand = [5.0 * math.log(2) / h for h in entropy]
     caps = [CFPConfig.cap * h for h in entropy]

@@ -17,9 +17,9 @@ from model import (
     T5Config,
     load_backbone,
     relative_position_bucket,
-    save_backbone,
     target_loss,
 )
+from support.backbones import save_backbone
 from support.candidates import generate, score_candidates
 from support.files import InputError, load_tensors, save_tensors
 from support.weights import public_names

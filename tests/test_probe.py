@@ -18,6 +18,7 @@ from model import NO_TOKEN
 from probe import macro_ovo
 from support.candidates import score_candidates
 from support.datasets import ToyConfig, load_toy
+from support.expected import one_hot
 from support.files import InputError
 from support.runs import Run
 
@@ -154,11 +155,11 @@ def test_the_command_on_a_run(tmp_path):
 def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     write_miniature(tmp_path, "mini")
     text = (tmp_path / "mini.user").read_text()
-    users = "".join(f"v{i}\t20\t{'FM'[i % 2]}\tDE\n" for i in range(20))
+    users = "".join(f"v{i}\t20\t{'FM'[i % 2]}\tDE\n" for i in range(40))
     (tmp_path / "mini.user").write_text(text + users)
     items = (tmp_path / "mini.item").read_text() + "i4\tFourth\tWar\ni5\tFifth\tWar\n"
     (tmp_path / "mini.item").write_text(items)
-    inter = "".join(f"v{i}\ti{j}\t1\t{j}\n" for i in range(20) for j in (1, 2, 3, 4))
+    inter = "".join(f"v{i}\ti{j}\t1\t{j}\n" for i in range(40) for j in (1, 2, 3, 4))
     (tmp_path / "mini.inter").write_text((tmp_path / "mini.inter").read_text() + inter)
     arguments = (
         "--attr gender --data mini --data-dir . --p5-steps 4 --epochs 1 --batch-size 8 --out r"
@@ -193,9 +194,10 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
 @pytest.mark.usefixtures("no_checkpoints")  # or the second game goes on from the first one's
 def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     """Section 6: Algorithm 1 with Eq. 6 in place of Eq. 3; the prompt learns, M stays as it was."""
-    settings = dict(discriminator="soft", prefix_len=3, prefix_hidden=8, batch_size=20, epochs=4)
-    cfg = CFPConfig(**settings, dis_steps=4)
-    labels = {"gender": dataset.labels("gender")}
+    settings = dict(discriminator="soft", adversary="game", prefix_len=3, prefix_hidden=8)
+    settings |= dict(batch_size=20, epochs=4)
+    cfg, classes = CFPConfig(**settings, dis_steps=4), dataset.labels("gender")
+    labels = {"gender": one_hot(classes)}
     before = {key: value.clone() for key, value in model.state_dict().items()}
     study = Study(corpus, model, ["sequential"], 0, Run(tmp_path / "run", "soft", {}))
     cfp, game = train.train_cfp(study, labels, cfg)
@@ -216,22 +218,22 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     with torch.no_grad():
         given = cfp.frozen()
         found = probe.soft_loss(
-            model, probe.after(given, soft), *asked, answers[labels["gender"][users]]
+            model, probe.after(given, soft), *asked, answers[classes[users]]
         )
         rows = score_candidates(
             model,
             model.encode(*asked, probe.after(given, soft)),
             [probe.class_answers(corpus, "gender")],
         )
-    by_hand = -rows[torch.arange(4), torch.from_numpy(labels["gender"][users])].mean()
+    by_hand = -rows[torch.arange(4), torch.from_numpy(classes[users])].mean()
     assert found.item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ("--attr gender,age", "hides one attribute .* leave out the other attributes"),
-        ("--attr gender --label-holdout", "leave out --label-holdout"),
+        ("--attr gender,age", "hides one attribute; leave out the other attributes"),
+        ("--attr gender --adversary both", "--discriminator soft is the game alone; leave one out"),
         ("--attr gender --hide-from scores", "leave out --hide-from scores"),
     ],
 )

@@ -28,6 +28,7 @@ from conftest import random_llama, random_t5, tokenizer_for
 from data import make_corpus
 from mixer import Study
 from support.configs import CFPConfig, P5Config
+from support.expected import one_hot
 from support.files import save_tensors
 from support.runs import Run
 
@@ -35,7 +36,7 @@ processes.start(torch.device("cpu"))
 out = Path(sys.argv[2])
 dataset = datasets.load_toy(3, datasets.ToyConfig(users=48))
 corpus = make_corpus(dataset, tokenizer_for(dataset), P5Config(), seed=3)
-labels = {"gender": dataset.labels("gender")}
+labels = {"gender": one_hot(dataset.labels("gender"))}
 cfg = CFPConfig(batch_size=24, epochs=5, prefix_len=4, hide_from="scores", dis_depths=(1, 2))
 for name, make in ("t5", random_t5), ("llama", random_llama):
     run = Run(processes.folder_of(out / name), "x", {"command": []})
@@ -84,7 +85,7 @@ def test_two_processes_play_the_game_of_one(tmp_path):
         for key, value in one.items():
             assert torch.equal(first[key], second[key]), f"{name}: the processes differ in {key}"
             # three times as many steps of the discriminators, whose gradients begin near nothing
-            within = 1e-4 if "members" in key else 1e-5
+            within = 1e-3 if "members" in key else 1e-4
             assert (first[key] - value).abs().max() < within, f"{name}: {key}"
 
 

@@ -22,6 +22,7 @@ from reproduction import plan as jobs
 from reproduction import tables as reproduce
 from reproduction.plan import DATA, NEEDS, Job, Planned, World, find, jobs_in, jobs_of, scan
 from reproduction.report import Summary, compare, distance, summarise
+from support.configs import CFPConfig
 from support.files import InputError, lock, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -534,7 +535,9 @@ def test_a_readers_own_run_is_recognised(tmp_path, monkeypatch):
     job = jobs_in("lambda", World(), 0)[1]  # lambda 1
     folder = write_run(tmp_path / "runs" / "by-hand", job, {})
     config = json.loads((folder / "config.json").read_text())
-    config["command"] = "train.py --lam 1.0 --attr gender --epochs 65 --out runs/by-hand".split()
+    config["command"] = (
+        f"train.py --lam 1.0 --attr gender --epochs {CFPConfig().epochs} --out r".split()
+    )
     (folder / "config.json").write_text(json.dumps(config))
     assert find(job, scan(), {}, check=False).folder == Path("runs/by-hand")
 

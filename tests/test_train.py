@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from audit.surfaces import surfaces
 from data import Asked, people_with
 from mixer import open_run
 from model import load_backbone
-from probe import ATTACKERS, TOGETHER, attack
+from probe import ATTACKERS, TOGETHER, attack, auc, user_states
 from support import flags
 from support.configs import MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
 from support.runs import Run, place_of
+from support.side_by_side import five_folds, standardised
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
@@ -90,7 +92,6 @@ def test_a_tiny_run_from_nothing_to_the_table(tmp_path):
 def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tmp_path):
     arguments = TINY_RUN.replace("gender", "age").replace("--epochs 2", "--epochs 1")
     arguments += " --paper-schedule --inner-steps 1 --task direct --prompt-candidates 5 --seed 2"
-    arguments += " --label-holdout"
     done = command(tmp_path, arguments)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").glob("toy-age-seed2-paper")
@@ -101,9 +102,8 @@ def test_one_task_another_attribute_listed_candidates_and_the_papers_schedule(tm
     config = json.loads((folder / "config.json").read_text())["cfp"]
     assert (config["every"], config["dis_depths"], config["inner_steps"]) == (20, [7], 1)
     assert "sequential" not in done.stdout.split("measuring")[1]
-    groups = results["after"]["direct"]["auc by group"]["age"]
-    assert set(groups) == {"held out", "known"}
-    assert "Users whose labels the adversary never saw, attacked apart: AUC " in done.stdout
+    assert results["tested"] == {"age": 24} and results["held out"] == ["age"]
+    assert "AUC: of 24 people whose age the prompt's adversary never saw." in done.stdout
 
 
 def test_every_kind_of_backbone_from_nothing_to_the_table(tmp_path):
@@ -175,29 +175,28 @@ def test_several_attributes_from_nothing_to_the_table_and_a_persons_list(tmp_pat
         assert "kept" not in results["before"][task]
         hits = {k: v for k, v in single["after"][task].items() if "hit" in k or "kept" in k}
         alone = rows[("gender",), "mixer"]  # does no harm, by construction
-        assert hits.items() <= alone.items()
+        assert hits == {k: alone.get(k) for k in hits}
         assert alone["attackers"]["gender"] == single["after"][task]["attackers"]["gender"]
-        assert rows[both, "mixer"] != rows[both, "concatenation"]
         for row in rows.values():
             assert set(row["auc"]) == {"age", "gender"}  # those not chosen are measured too
             assert f"{100 * row['auc']['age']:.1f} [" in done.stdout
         assert set(results["floor"][task]) == set(results["ceiling"]) == {"age", "gender"}
+    assert load_tensors(tmp_path / "several" / "mixer.safetensors")["attention.o.weight"].any()
     assert ways[both, "from scratch"]["seconds"] == results["scratch seconds"]["age+gender"]
     assert done.stdout.count("age, gender") >= 6 and "popularity" in done.stdout
 
-    again, unseen = (
+    again, seen = (
         begin(tmp_path, f"{SEVERAL} {more}")
-        for more in ("--out again", "--label-holdout --task direct --out unseen")
+        for more in ("--out again", "--label-holdout 0 --task direct --out seen")
     )
-    again, unseen = again(), unseen()
+    again, seen = again(), seen()
     assert "CFP for gender: reusing" in again.stdout and "CFP age (seq" in again.stdout
     second = json.loads((tmp_path / "again" / "results.json").read_text())
     assert [w for w in second["ways"] if w["how"] == "mixer"][-1]["direct"] == rows[both, "mixer"]
-    assert "CFP for" not in unseen.stdout  # those knew every label
-    assert "The gender AUC is about 24 people whose gender the adversary never saw" in unseen.stdout
-    third = json.loads((tmp_path / "unseen" / "results.json").read_text())
-    group = third["ways"][-1]["direct"]["auc by group"]["gender"]["held out"]
-    assert f"{100 * group[0]:.1f} [{100 * group[1]:.0f}, {100 * group[2]:.0f}]*" in unseen.stdout
+    assert "CFP for" not in seen.stdout  # those did not know every label
+    assert "AUC: of 60 people whose gender the prompt's adversary knew." in seen.stdout
+    third = json.loads((tmp_path / "seen" / "results.json").read_text())
+    assert third["tested"] == {"age": 60, "gender": 60} and third["held out"] == []
 
     monkeypatch.chdir(tmp_path)
     heads = {"age,gender": "hiding age, gender", "none": "hiding nothing"}
@@ -314,10 +313,10 @@ MISTAKES = {
     "--attr gender --prompt-candidates 200": "--prompt-candidates 200",
     "--attr gender --lam -1": "--lam: '-1' is not a number from 0 on",
     "--attr gender --prefix-len -1": "--prefix-len: '-1' is not a whole number from 0 on",
-    "--attr gender --batch-size 1": "--batch-size: '1' is not a whole number from 2 on",
+    "--attr gender --batch-size 3": "--batch-size: '3' is not a whole number from 4 on",
     "--attr gender --toy-users 4": "--attr gender: fewer than two classes of toy have the 5 users",
     "--attr gender --label-holdout 1": "--label-holdout: '1' is not a share from 0 to 0.9",
-    "--attr gender --label-holdout 0.4 --batch-size 8": "--label-holdout with --batch-size 8",
+    "--attr gender --paper-schedule --batch-size 8": "--batch-size 8: some batches would have no",
     "--attr gender --toy-twins 2000": "--toy-twins 2000: there are 1200 people to copy",
     "--attr gender --toy-effect -1": "--toy-effect: '-1' is not a number from 0 to 10",
     "--attr size --toy-twins 9": "--attr size: toy has no such attribute; choose from gender, age",
@@ -369,7 +368,7 @@ def begun(request, tmp_path_factory):
     """
     folder, pool = tmp_path_factory.mktemp("workshop"), ThreadPoolExecutor(2)
     marks = [item.get_closest_marker("of_run") for item in request.session.items]
-    asked = [mark.args[0] for mark in marks if mark is not None]
+    asked = dict.fromkeys(mark.args[0] for mark in marks if mark is not None)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the other core is busy
     yield folder, {flags: pool.submit(command, folder, flags, seconds=1800) for flags in asked}
@@ -404,7 +403,6 @@ def of_run(flags: str) -> pytest.MarkDecorator:
         for name, backbone, seed in [
             ("tiny-0", "tiny", 0),
             ("tiny-llama-0", "tiny-llama", 0),
-            ("tiny-1", "tiny", 1),
         ]
     ],
 )
@@ -418,8 +416,39 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(finished):
         assert before[task]["auc"]["gender"] >= 0.75
         assert abs(after[task]["auc"]["gender"] - 0.5) <= 0.10
         assert after[task]["hit@10"] >= kept * before[task]["hit@10"]
-        assert results["floor"][task]["gender"] < 0.08
+        assert results["floor"][task]["gender"] < 0.12  # of 480 people
     assert results["ceiling"]["gender"]["auc"][0] > 0.85
+
+
+@pytest.mark.slow
+@of_run("gender --backbone tiny --seed 0 --out runs/tiny-0")
+def test_kernel_ridge_reads_what_scikit_learns_attackers_read(finished, monkeypatch):
+    """States of both tasks, before and behind the prompt: at most a point less than the better of two."""
+    svm, ensemble = map(pytest.importorskip, ("sklearn.svm", "sklearn.ensemble"))
+    monkeypatch.chdir(finished.parents[1])
+    opened = open_run(finished, torch.device("cpu"))
+    users = people_with(opened.corpus, "test")
+    labels, unseen = opened.corpus.dataset.labels("gender")[users], opened.unseen("gender")[users]
+    (_, train, _, test), ours, theirs = five_folds(labels[None], [0], unseen), [], []
+    for task in ("sequential", "direct"):
+        for prefix in (None, opened.hiding(("gender",))):
+            states = user_states(opened.model, Asked(opened.corpus, task, "test", users), prefix)
+            x = standardised(states).numpy()
+            found = attack(states, labels, ["kernel ridge"], 0, tested=unseen)
+            ours.append(found["auc"][0])
+            values = []
+            for make, score in (
+                (svm.SVC, "decision_function"),
+                (partial(ensemble.HistGradientBoostingClassifier, max_iter=50), "predict_proba"),
+            ):
+                of_folds = []
+                for learnt, tested in zip(train[0].numpy(), test[0].numpy()):
+                    fitted = make().fit(x[learnt], labels[learnt])
+                    scores = getattr(fitted, score)(x[tested]).reshape(len(tested), -1)[:, -1]
+                    of_folds.append(auc(scores, labels[tested] == 1)[0])
+                values.append(np.mean(of_folds))
+            theirs.append(max(values))
+    assert np.mean(ours) >= np.mean(theirs) - 0.01, (ours, theirs)
 
 
 @pytest.mark.slow
@@ -442,7 +471,7 @@ def test_the_mixer_hides_two_attributes_where_concatenation_does_not(finished):
 
 
 @pytest.mark.slow
-@of_run("gender --label-holdout --toy-twins 200 --hide-from scores --out runs/scores")
+@of_run("gender --toy-twins 200 --hide-from scores --out runs/scores")
 def test_hidden_from_scores_the_list_hardly_follows_the_attribute(finished, monkeypatch):
     """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
     monkeypatch.chdir(finished.parents[1])  # where the run's backbone is

@@ -12,9 +12,9 @@ import sentencepiece
 from conftest import random_llama, random_t5, tokenizer_for
 
 from data import direct_prompt, encode_prompt, sequential_prompt
-from model import load_backbone, save_backbone
+from model import load_backbone
 from support import weights
-from support.backbones import backbone_folder
+from support.backbones import backbone_folder, save_backbone
 from support.files import InputError
 from support.tokens import Tokenizer, tokenizer_in
 
