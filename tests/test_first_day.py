@@ -58,11 +58,11 @@ TABLE = [
     (9, "a pipe that closes", "the run goes on and writes log.txt", "stderr's pipe, a terminal that is gone "
      "(EIO), no stdout at all, other commands' last words (found: all)",
      f"{HERE}::test_what_nobody_reads_is_not_written {HERE}::test_a_bad_day_from_beginning_to_end"),
-    (10, "SIGTERM", "as Ctrl-C, exit code 143", "SIGHUP (found), nohup's ignored SIGHUP stays so; the jobs of "
-     "the command for tables (found)",
+    (10, "SIGTERM", "as Ctrl-C, exit code 143", "SIGHUP (found), nohup's ignored SIGHUP stays so; the jobs "
+     "of the command for tables (found)",
      f"{HERE}::test_a_bad_day_from_beginning_to_end test_reproduce::test_a_killed_one_is_gone_on_with"),
-    (11, "a console that is not UTF-8", "letters that it lacks as escapes; files are UTF-8", "every file that "
-     "is read or written as text (found: log.txt, metrics.jsonl, all JSON that is read)",
+    (11, "a console that is not UTF-8", "letters that it lacks as escapes; files are UTF-8", "every file "
+     "that is read or written as text (found: log.txt, metrics.jsonl, all JSON that is read)",
      f"{HERE}::test_every_text_file_is_utf_8 {HERE}::test_a_bad_day_from_beginning_to_end"),
     (12, "._ files beside shards", "not seen", "see there; `--resume` removed a Mac's files (found)",
      "test_first_day_files::test_what_macos_leaves_beside_shards_is_not_seen"),
