@@ -258,7 +258,7 @@ def cross_fit(
     pooled = [in_place(best.test, problems)[:, rows] for _, _, best in found]
     return (
         [name for name, _, _ in found],
-        torch.stack([v for _, v, _ in found]),
+        torch.stack([v for _, v, _ in found]).cpu(),
         torch.stack(pooled),
     )
 
