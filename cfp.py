@@ -17,6 +17,7 @@ from model import Backbone, Encoded, Prefix, target_loss
 from support.configs import CFPConfig, LlamaConfig, T5Config
 from support.expected import entropy_of, in_units
 from support.processes import all_rows, average
+from support.side_by_side import standardised
 from support.training import refuse_astray
 
 
@@ -124,8 +125,7 @@ class Discriminator(nn.Module):
     def forward(self, user_rbd: Tensor) -> list[Tensor]:
         """Logits (r, b, c) of the members of each depth for the user states of every reading."""
         if user_rbd.shape[1] > 1:  # the batch's own statistics, kept nowhere; one user has none
-            centred_rbd = user_rbd - user_rbd.mean(1, keepdim=True)
-            user_rbd = centred_rbd / (user_rbd.std(1, keepdim=True) + 1e-6)
+            user_rbd = standardised(user_rbd)
         if self.training and self.noise:
             user_rbd = user_rbd + self.noise * torch.randn_like(user_rbd)
         return [member(user_rbd) for member in self.members]
@@ -198,12 +198,11 @@ def hsic(x_bd: Tensor, y_bc: Tensor) -> Tensor:
     a shift counts. l(y, y') is the inner product. At least four users.
     """
     b, off = len(x_bd), 1 - torch.eye(len(x_bd), device=x_bd.device)  # pairs of two users
-    x_bd = (x_bd - x_bd.mean(0)) / (x_bd.std(0) + 1e-6)
+    x_bd = standardised(x_bd)
     squares = x_bd.square().sum(1)
     distances = (squares + squares[:, None] - 2 * x_bd @ x_bd.T).clamp(min=0)
-    median = (
-        distances.detach()[off.bool()].median().clamp(min=1e-12)
-    )  # 0 where all states are the same
+    # it would be 0 where all states are the same
+    median = distances.detach()[off.bool()].median().clamp(min=1e-12)
     k = off * sum(torch.exp(-distances / (width * median)) for width in (0.25, 0.5, 1.0, 2.0)) / 4
     centred = k - (k.sum(0) + k.sum(1, keepdim=True)) / (b - 2) + k.sum() / ((b - 1) * (b - 2))
     return (off * centred * (y_bc @ y_bc.T)).sum() / (b * (b - 3))
@@ -262,9 +261,9 @@ class Game:
         device: torch.device,
     ):
         self.cfg, self.choices, self.size, self.rng = cfg, choices, size, rng
-        guessed = labels if cfg.adversary != "dependence" else {}  # by discriminators
+        guesses = cfg.adversary != "dependence"  # which alone has no discriminators
         make = lambda k: self.discriminator(labels[k].shape[1]).to(device)
-        self.adversary = {attrs: {k: make(k) for k in attrs if k in guessed} for attrs in choices}
+        self.adversary = {attrs: {k: make(k) for k in attrs if guesses} for attrs in choices}
         everyone = (c for of_choice in self.adversary.values() for c in of_choice.values())
         self.members, self.optimizer = nn.ModuleList(everyone), None
         if self.members:

@@ -235,7 +235,7 @@ def cross_fit(
     names: list[str] | None,
     seeds: list[int],
     device: str | torch.device,
-    tested: np.ndarray | None = None,
+    tested: np.ndarray,
 ) -> tuple[list[str], Tensor, Tensor]:
     """Every attacker on features (users, d) and one or more labellings (g, users), each with its seed.
 
@@ -254,8 +254,7 @@ def cross_fit(
     if len(found) > 1:
         mean = Scores(*(sum(parts) / len(found) for parts in zip(*(best for _, _, best in found))))
         found.append((TOGETHER, macro_aucs(mean.valid, y_valid).mean(1), mean))
-    rows = slice(None) if tested is None else tested
-    pooled = [in_place(best.test, problems)[:, rows] for _, _, best in found]
+    pooled = [in_place(best.test, problems)[:, tested] for _, _, best in found]
     return (
         [name for name, _, _ in found],
         torch.stack([v for _, v, _ in found]).cpu(),
@@ -286,10 +285,12 @@ def attack(
     "strongest", its name; for each "by attacker" the same triple, "validation" the AUC it was chosen by,
     and "one-vs-one".
     """
-    own = labels if tested is None else labels[tested]
-    assert (np.bincount(own) >= FOLDS).sum() >= 2, "an attack needs two classes of five users"
+    tested = np.full(len(labels), True) if tested is None else tested
+    assert (
+        np.bincount(labels[tested]) >= FOLDS
+    ).sum() >= 2, "an attack needs two classes of five users"
     tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device, tested)
-    labels, ranks = own, ranks[:, 0].numpy()
+    labels, ranks = labels[tested], ranks[:, 0].numpy()
     by_attacker = {name: with_interval(one, labels, seed) for name, one in zip(tried, ranks)}
     strongest = tried[valid_auc[:, 0].argmax()]
     return {
@@ -315,13 +316,13 @@ def floor(
     the 95% quantile of the distances between its AUC on tested users and one half.
     """
     rng, distances = np.random.default_rng([seed, 13]), []
-    rows = slice(None) if tested is None else tested
+    tested = np.full(len(labels), True) if tested is None else tested
     shuffled = np.stack([rng.permutation(labels) for _ in range(shuffles)])
     for some in np.array_split(np.arange(shuffles), -(-shuffles // 5)):  # fast, in little memory
         seeds = (seed + 1 + some).tolist()
         _, valid_auc, ranks = cross_fit(features, shuffled[some], None, seeds, device, tested)
         strongest = ranks[valid_auc.argmax(0), torch.arange(len(some))]
-        own = torch.from_numpy(shuffled[some][:, rows])
+        own = torch.from_numpy(shuffled[some][:, tested])
         distances.append((macro_aucs(strongest, own) - 0.5).abs())
     return float(np.quantile(torch.cat(distances).numpy(), 0.95))
 

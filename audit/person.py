@@ -34,10 +34,9 @@ def certainty(features: np.ndarray, labels: np.ndarray, row: int, seed: int = 0)
     alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
     x, found = standardised(features), []
     for name in FAST:
-        for attacker in ATTACKERS[name]:
-            for scores in attacker(x, alone, n_classes, seed):
-                own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
-                found.append((own.mean().item(), scores.test[0, 0, place].exp().numpy()))
+        for scores in [one for a in ATTACKERS[name] for one in a(x, alone, n_classes, seed)]:
+            own = scores.valid.gather(3, alone.labels_of(alone.valid).unsqueeze(-1))
+            found.append((own.mean().item(), scores.test[0, 0, place].exp().numpy()))
     return max(found, key=lambda tried: tried[0])[1]
 
 

@@ -15,7 +15,7 @@ from data import Asked, Corpus, marks_of, people_with
 from evaluate import held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
-from probe import ATTACKERS, SHUFFLES, attack, floor, raw_history
+from probe import ATTACKERS, SHUFFLES, attack, floor, raw_history, whom
 from support.files import show
 from support.hits import hits, interval_over_users, kept, triple
 from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent
@@ -164,9 +164,9 @@ def audit(
     corpus, model, tasks = opened.corpus, opened.model, opened.config["tasks"]
     users, dataset, copies = people_with(corpus, "test"), corpus.dataset, corpus.dataset.copies
     labels, classes = dataset.labels(attr)[users], dataset.classes[attr]
-    unseen = opened.unseen(attr)[users] if attr in hide else np.zeros(len(users), dtype=bool)
-    attacked = unseen if unseen.any() else ~unseen
-    adversary = f"{'never seen by' if unseen.any() else 'known to'} the adversary"
+    unseen = opened.unseen(attr) & (attr in hide)
+    attacked = whom(unseen, users)
+    adversary = f"{'never seen by' if unseen[users].any() else 'known to'} the adversary"
     if attr not in hide:
         adversary = f"of another attribute than what is hidden ({', '.join(hide)})"
     read_off = lambda features: attack(features, labels, None, seed, tested=attacked)

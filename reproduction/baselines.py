@@ -485,10 +485,8 @@ def main(argv: list[str] | None = None) -> dict:
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
     about = list(TASKS), {attr: y < 0 for attr, y in known.items()}, args.seed, device
     results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
-    data, histories = interactions_of(corpus, device), marks_of(
-        corpus.split.train, len(corpus.numbers)
-    )
-    labels = labels_for_game(known, histories, hard=not args.label_holdout)
+    data = interactions_of(corpus, device)
+    labels = labels_for_game(known, data.seen.cpu().numpy(), hard=not args.label_holdout)
     trial = Trial(corpus, data, known, labels, args.seed, run, results["shuffles"])
     fill_rows(trial, wanted, args, results)
     end_run(run, results, table(results))

@@ -68,10 +68,10 @@ def five_folds(labels: np.ndarray, seeds: list[int], tested: np.ndarray | None =
     return make_problems(labels, fold_of)
 
 
-def standardised(features: np.ndarray) -> Tensor:
-    """Features (users, d) with mean 0 and standard deviation 1 in every column."""
-    x = torch.from_numpy(features).float()
-    return (x - x.mean(0)) / (x.std(0) + 1e-6)
+def standardised(features: np.ndarray | Tensor) -> Tensor:
+    """Features (.., users, d) with mean 0 and standard deviation 1 over the users."""
+    x = torch.as_tensor(features).float()
+    return (x - x.mean(-2, keepdim=True)) / (x.std(-2, keepdim=True) + 1e-6)
 
 
 class Scores(NamedTuple):
