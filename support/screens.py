@@ -10,6 +10,11 @@ from support.hits import IN_WORDS, SHARES, triple
 
 # What the rows are called in files and here.
 WITHOUT_AND_WITH = ("before", "P5"), ("after", "P5 + CFP")
+VERDICTS = {  # on an attack behind a prompt
+    "readable": "{} can still be read: the whole interval lies beyond the floor.",
+    "at chance": "{} is not read beyond chance: the AUC lies within the floor.",
+    "undecided": "it is open whether {} is read: the AUC lies beyond the floor, its interval reaches into it.",
+}
 KEPT = "Above popularity: (after - popularity) / (before - popularity) of Hit@10, resampling the same users."
 
 
@@ -70,7 +75,8 @@ def table(results: dict) -> str:
                 *kept_cells(results["after"][task], 1)
             ),
             f"  AUC, to compare: floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
-            f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])};",
+            f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])}.",
+            f"  So {VERDICTS[verdict(results, attr, task)].format(attr)}",
         ]
         if task in results["co-trained auc"]:
             lines += [
@@ -88,6 +94,19 @@ def table(results: dict) -> str:
         f"this gets on shuffled labels (95% quantile of shuffles: {results['shuffles']}).",
     ]
     return "\n".join([*lines, KEPT])
+
+
+def verdict(results: dict, attr: str, task: str) -> str:
+    """What results.json lets one say of an attribute behind the prompt: one of VERDICTS.
+
+    It is readable where the whole interval of the fresh attackers' AUC is farther from one half than shuffled
+    labels get, on either side: who is consistently wrong only has to turn the answers around.
+    """
+    row, floor = results["after"][task], results["floor"][task][attr]
+    low, high = row["auc interval"][attr]
+    if low > 0.5 + floor or high < 0.5 - floor:
+        return "readable"
+    return "undecided" if abs(row["auc"][attr] - 0.5) > floor else "at chance"
 
 
 def whose_labels(results: dict, attrs: list[str]) -> list[str]:

@@ -38,8 +38,7 @@ def make_problems(labels: np.ndarray, fold_of: np.ndarray) -> Problems:
     parts, n_folds = [], int(fold_of.max()) + 1
     for folds in fold_of:
         for fold in range(n_folds):
-            is_test, is_valid = folds == fold, folds == (fold + 1) % n_folds
-            parts += map(np.flatnonzero, (~is_test & ~is_valid, is_valid, is_test))
+            parts += parts_of(folds, fold)
     n_train = min(map(len, parts[0::3]))  # the user or two more that some folds have are left out
     n_fold = max(map(len, parts[1::3]))
     shape = len(labels), n_folds, -1
@@ -55,6 +54,18 @@ def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> 
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_class] = np.arange(len(labels)) % n
     return folds
+
+
+def parts_of(fold_of: np.ndarray, fold: int, whose: np.ndarray | None = None) -> list[np.ndarray]:
+    """Row numbers of who is trained on, who decides and who is tested when `fold` is: three arrays.
+
+    The next fold decides. `fold_of` (users,) is negative for who is trained on in every fold. `whose` (rows,)
+    is each row's user where a user has several, as sentences in the paper's attack: all of them go together.
+    Without it row i is user i.
+    """
+    folds = fold_of if whose is None else fold_of[whose]
+    is_test, is_valid = folds == fold, folds == (fold + 1) % (fold_of.max() + 1)
+    return [*map(np.flatnonzero, (~is_test & ~is_valid, is_valid, is_test))]
 
 
 def five_folds(labels: np.ndarray, seeds: list[int], tested: np.ndarray | None = None) -> Problems:

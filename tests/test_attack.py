@@ -237,7 +237,9 @@ def test_people_whose_label_had_a_part_in_hiding_are_no_measure():
             features, seeds = standardised(left), [seed]
             problems = five_folds(y[None], seeds, tested)
             (scores,) = partial(attack_logistic, penalties=(0.1,))(features, problems, 2, seed)
-            found[name].append(macro_aucs(scores.test, problems.labels_of(problems.test)).mean().item())
+            found[name].append(
+                macro_aucs(scores.test, problems.labels_of(problems.test)).mean().item()
+            )
     mean = {name: np.mean(values) for name, values in found.items()}
     error = {name: np.std(values) / 4 for name, values in found.items()}
     for name in "own", "expected, all", "expected, known":

@@ -478,7 +478,9 @@ def test_the_dependence_moves_the_prefix_only(corpus, model, adversary):
     cfg = replace(SMALL, adversary=adversary, hsic=5.0)
     game = game_of(study_of(corpus, model), labels, [("gender",)], cfg)
     assert len(game.members) == (0 if adversary == "dependence" else 1)
-    prompt, (users, batch) = CFP(SMALL, model.cfg), batch_of(corpus, np.random.default_rng(0), size=20)
+    prompt, (users, batch) = CFP(SMALL, model.cfg), batch_of(
+        corpus, np.random.default_rng(0), size=20
+    )
     _, u_emb = forward(model.requires_grad_(False), prompt(), batch, game.read)
     found = game.dependence(("gender",), u_emb, users)
     if adversary == "game":

@@ -217,9 +217,7 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     asked = probe.soft_batch(corpus, users, "cpu")
     with torch.no_grad():
         given = cfp.frozen()
-        found = probe.soft_loss(
-            model, probe.after(given, soft), *asked, answers[classes[users]]
-        )
+        found = probe.soft_loss(model, probe.after(given, soft), *asked, answers[classes[users]])
         rows = score_candidates(
             model,
             model.encode(*asked, probe.after(given, soft)),

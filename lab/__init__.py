@@ -1,0 +1,1 @@
+"""The course lab: ninety minutes in which a class finds out what a fairness number is worth."""
