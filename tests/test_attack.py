@@ -9,12 +9,14 @@ import torch
 import probe
 from probe import ATTACKERS, TOGETHER, Scores, attack, attack_logistic, auc, floor, macro_auc
 from support.expected import expected_labels
+from support.screens import VERDICTS, verdict
 from support.side_by_side import (
     FOLDS,
     as_ranks,
     five_folds,
     macro_aucs,
     make_folds,
+    parts_of,
     standardised,
 )
 
@@ -77,6 +79,37 @@ def test_folds_are_apart_and_stratified(rng):
     assert sorted(np.bincount(folds)) == [21] * 5
     for c, count in ((0, 14), (1, 6), (2, 1)):
         assert np.bincount(folds[labels == c]).tolist() == [count] * 5
+
+
+def test_who_teaches_decides_and_is_tested_by_hand():
+    """Fold 1 is tested, fold 2 decides; after the last fold comes the first; -1 always teaches."""
+    fold_of = np.array([2, 0, 1, -1, 2])
+    train, valid, test = parts_of(fold_of, 1)
+    assert (train.tolist(), valid.tolist(), test.tolist()) == ([1, 3], [0, 4], [2])
+    assert parts_of(fold_of, 2)[1].tolist() == [1]
+    # users 0 and 2 have two rows each, which go together
+    rows = parts_of(fold_of, 1, whose=np.array([0, 0, 1, 2, 2, 3, 4]))
+    assert [part.tolist() for part in rows] == [[2, 5], [0, 1, 6], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "auc, ends, floor, said",
+    [
+        (0.62, [0.57, 0.67], 0.05, "readable"),
+        (0.38, [0.33, 0.43], 0.05, "readable"),  # who is always wrong
+        (0.58, [0.53, 0.63], 0.05, "undecided"),
+        (0.42, [0.37, 0.47], 0.05, "undecided"),
+        (0.54, [0.49, 0.59], 0.05, "at chance"),
+        (0.46, [0.41, 0.51], 0.05, "at chance"),
+        (0.90, [0.60, 1.00], 0.45, "at chance"),  # of very few people
+        (0.50, [0.30, 0.70], 0.05, "at chance"),
+    ],
+)
+def test_the_verdict_by_hand(auc, ends, floor, said):
+    row = {"auc": {"age": auc}, "auc interval": {"age": ends}}
+    results = {"after": {"direct": row}, "floor": {"direct": {"age": floor}}}
+    assert verdict(results, "age", "direct") == said
+    assert VERDICTS[said].format("age").count("age") == 1
 
 
 def test_attackers_are_tested_on_users_they_never_saw(rng):
