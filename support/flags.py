@@ -184,6 +184,9 @@ MIXER_FOR = {  # on ml-1m and insurance what the toy world's would be, beside th
     "ml-1m": dict(lam=75.0, dis_steps=16, epochs=55),
     "insurance": dict(dis_steps=16, epochs=5),
 }
+# The game alone, without the dependence beside it: smaller batches, and discriminators that move more often.
+CFP_ALONE = dict(batch_size=128, epochs=65, dis_steps=3)
+MIXER_ALONE = dict(dis_steps=16, epochs=55)
 # Hiding from the scores wants more: the history in the prompt tells the attribute as well.
 CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
@@ -203,12 +206,12 @@ def settings(
     """
     data = args.data if args.data in P5_FOR else "ml-100k"
     given = flags_given(args, CFPConfig)
-    prompt, mixer = (
-        CFP_FOR[data] | CFP_AGAINST[given.get("hide_from", "user-tokens")],
-        MIXER_FOR[data],
-    )
+    prompt = CFP_FOR[data] | CFP_AGAINST[given.get("hide_from", "user-tokens")]
+    mixer = MIXER_FOR[data]
     if given.get("discriminator") == "soft":  # it reads its own prompts, and no states that depend
         prompt |= dict(adversary="game")
+    if (prompt | given).get("adversary") == "game":
+        prompt, mixer = CFP_ALONE | prompt, MIXER_ALONE | mixer
     if args.paper_schedule:
         prompt = PAPER_SCHEDULE
         mixer = {name: prompt[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}

@@ -23,7 +23,7 @@ from mixer import open_run
 from model import load_backbone
 from probe import ATTACKERS, TOGETHER, attack, auc, user_states
 from support import flags
-from support.configs import MixerConfig, P5Config
+from support.configs import CFPConfig, MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
 from support.runs import Run, place_of
 from support.side_by_side import five_folds, standardised
@@ -246,6 +246,21 @@ def test_settings_are_defaults_then_the_datas_then_the_flags(data):
     assert (mixer_cfg.lam, mixer_cfg.dis_steps, mixer_cfg.epochs) == (10.0, 10, 2)
     _, _, plain = ask("--attr gender,age")
     assert plain == MixerConfig(**flags.MIXER_FOR[data])
+
+
+@pytest.mark.parametrize("flag", ["--adversary game", "--discriminator soft"])
+def test_the_game_alone_has_settings_of_its_own(flag):
+    """With those of the game beside the dependence it would be a straw man (85 / 90 in place of 74 / 78)."""
+    _, cfg, _ = settings(f"--attr gender {flag}")
+    assert (cfg.batch_size, cfg.epochs, cfg.dis_steps, cfg.adversary) == (128, 65, 3, "game")
+    _, cfg, mixer_cfg = settings(
+        "--attr gender,age --adversary game --epochs 7 --mixer-dis-steps 2"
+    )
+    assert (cfg.batch_size, cfg.epochs, mixer_cfg.epochs, mixer_cfg.dis_steps) == (128, 7, 55, 2)
+    _, cfg, _ = settings("--data ml-1m --attr gender --adversary game")
+    assert (cfg.batch_size, cfg.epochs, cfg.dis_steps) == (256, 60, 3)
+    _, cfg, _ = settings("--attr gender")
+    assert cfg == CFPConfig()
 
 
 def test_the_learning_rate_of_the_prompt_is_not_that_of_p5():
