@@ -120,8 +120,8 @@ def encode_prompt(text: str, user: int, tokenizer: Tokenizer) -> tuple[list[int]
     """
     ids, is_user = [*tokenizer.before], [False] * len(tokenizer.before)
     names = f"user_{user}", f"User_{user}"
-    for word in text.split(" "):
-        pieces = tokenizer.word(word)
+    for n, word in enumerate(text.split(" ")):
+        pieces = tokenizer.word(word, is_first=n == 0)
         ids += pieces
         is_user += [word in names] * len(pieces)
     return ids + tokenizer.after, is_user + [False] * len(tokenizer.after)

@@ -136,8 +136,7 @@ class Place(NamedTuple):
             temporary.mkdir(parents=True)
             try:
                 save(temporary)
-                name = "spiece.model" if tokenizer.n_sentinels else "tokenizer.model"
-                write_atomically(temporary / name, tokenizer.proto)
+                write_atomically(temporary / tokenizer.file, tokenizer.content)
                 write_json(temporary / "settings.json", self.settings)
                 shutil.rmtree(self.folder, ignore_errors=True)
                 temporary.rename(self.folder)

@@ -1,4 +1,4 @@
-"""From words to token ids: sentencepiece models of T5's kind and of Llama's, published or made here."""
+"""From words to token ids: the tokenizers of T5's kind and of Llama's, published or made here."""
 
 import hashlib
 import io
@@ -7,7 +7,8 @@ from pathlib import Path
 import sentencepiece
 
 from support.files import refuse
-from support.weights import read_config
+from support.tokenizer_json import TokenizerJson
+from support.weights import T5_KINDS, read_config
 
 
 def train_pieces(sentence: str, n_users: int, n_items: int, begins: bool) -> bytes:
@@ -39,59 +40,81 @@ def train_pieces(sentence: str, n_users: int, n_items: int, begins: bool) -> byt
 
 
 class Tokenizer:
-    """A sentencepiece model of T5's kind or of Llama's, word by word.
+    """A sentencepiece model or a `tokenizer.json`, given as its bytes, word by word.
 
-    No piece of these models crosses a space, so a text's pieces are those of its words one after
-    the other: words are encoded once and remembered, and a word's positions are known. T5's kind ends
-    a prompt with </s>, and its model has `n_sentinels` tokens more, which nothing here uses; Llama's,
-    which has a token <s>, begins it with that. Raises InputError, naming `source`, for bytes that are no
-    sentencepiece model.
+    A word is encoded as it stands within a text, once, and remembered; its tokens' positions in a prompt are
+    known, and it has the same ones in every prompt. A whole text of single spaces gives these tokens
+    too, but for one case: where two ways of cutting a word are equally likely, sentencepiece's unigram search
+    decides by how the sum of all words before it is rounded (T5's user_4603 is 460|3 or 46|03).
+
+    A T5 ends a prompt with </s>, a Llama begins it with <s>; `config`, as `read_config` gives it, says which
+    of them the model is, and its ids. Without it they are the sentencepiece model's, which is a Llama's
+    if it has <s>. Raises InputError, naming `source`, for bytes that are no tokenizer, and for other ids in
+    the tokenizer than in `config`.
     """
 
-    def __init__(self, proto: bytes, source: str = "tokenizer", n_sentinels: int = 0):
-        self.proto, self.n_sentinels = proto, n_sentinels
+    def __init__(self, content: bytes, source: str = "tokenizer.model", config: dict | None = None):
+        self.content, self.file = content, Path(source).name
         try:
-            self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+            is_json = self.file.endswith(".json")
+            read = TokenizerJson if is_json else sentencepiece.SentencePieceProcessor
+            self.model = read(content, source) if is_json else read(model_proto=content)
         except RuntimeError:
             refuse(source, "not a sentencepiece model; copy it again")
-        self.vocab_size = self.model.get_piece_size() + n_sentinels
-        self.eos_id, bos_id = self.model.eos_id(), self.model.bos_id()
-        if self.eos_id < 0:
+        own = {"bos_token_id": self.model.bos_id(), "eos_token_id": self.model.eos_id()}
+        if config is None:
+            is_t5, ids = own["bos_token_id"] < 0, own | {"pad_token_id": self.model.pad_id()}
+        else:
+            is_t5, ids = config["model_type"] in T5_KINDS, config
+        for name in ["eos_token_id"] if is_t5 else own:
+            if 0 <= own[name] != ids[name]:
+                says = f"{name} is {own[name]} in it, {ids[name]} in config.json beside it"
+                refuse(source, f"{says}; copy both again")
+        lacks_end = not is_json and own["eos_token_id"] < 0
+        if lacks_end or ids["eos_token_id"] >= self.model.get_piece_size():
             refuse(source, "has no end token </s>, which ends every answer; take another")
-        self.before = [] if bos_id < 0 else [bos_id]
-        self.after = [self.eos_id] if bos_id < 0 else []
-        self.pad_id = max(self.model.pad_id(), 0)  # Llama's has none; nobody looks at padding
+        self.vocab_size, self.eos_id = self.model.get_piece_size(), ids["eos_token_id"]
+        self.pad_id = ids["pad_token_id"] if is_t5 else 0  # nobody looks at a Llama's padding
+        self.before = [] if is_t5 else [ids["bos_token_id"]]
+        self.after = [self.eos_id] if is_t5 else []
+        # not words of any text
+        self.marks = {self.eos_id, *self.before} | ({self.pad_id} if is_t5 else set())
+        self.adds_space = (
+            not is_json or self.model.adds_space
+        )  # in front of a text, as T5 and Llama do
         self.cache: dict[str, tuple[int, ...]] = {}
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with any byte of the model."""
-        return hashlib.sha256(self.proto).hexdigest()[:12]
+        """Twelve hex digits that change with any byte of the file."""
+        return hashlib.sha256(self.content).hexdigest()[:12]
 
-    def word(self, word: str) -> tuple[int, ...]:
-        """Token ids of a word."""
-        if word not in self.cache:
-            self.cache[word] = tuple(self.model.encode(word))
-        return self.cache[word]
+    def word(self, word: str, is_first: bool = False) -> tuple[int, ...]:
+        """Token ids of a word that a space precedes, or that a text begins with."""
+        text = word if is_first or self.adds_space else f" {word}"
+        if text not in self.cache:
+            self.cache[text] = tuple(self.model.encode(text))
+        return self.cache[text]
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, without the marks of its beginning, its end and its padding."""
-        marks = {self.pad_id, self.eos_id, *self.before}
-        return self.model.decode([i for i in ids if i not in marks and i < len(self.model)])
+        """The text of token ids, without the marks of its beginning, its end and its padding.
+
+        Ids that the tokenizer does not have (a model has some more, T5's its sentinels) are no text.
+        """
+        return self.model.decode([i for i in ids if i not in self.marks and i < self.vocab_size])
 
 
 def tokenizer_in(folder: Path) -> Tokenizer:
-    """The tokenizer of a published folder: T5's `spiece.model` with 100 sentinels, or `tokenizer.model`.
+    """The tokenizer of a published folder: a sentencepiece model, or where there is none `tokenizer.json`.
 
     Raises InputError where there is neither, or where it has more tokens than the model beside it.
     """
-    vocab_size = read_config(folder)["vocab_size"]
-    for name, n_sentinels in ("spiece.model", 100), ("tokenizer.model", 0):
-        path = folder / name
-        if path.is_file():
-            tokenizer = Tokenizer(path.read_bytes(), str(path), n_sentinels)
-            if tokenizer.vocab_size > vocab_size:
-                says = f"but vocab_size in {folder / 'config.json'} is {vocab_size}"
+    config = read_config(folder)
+    for name in "spiece.model", "tokenizer.model", "tokenizer.json":
+        if (path := folder / name).is_file():
+            tokenizer = Tokenizer(path.read_bytes(), str(path), config)
+            if tokenizer.vocab_size > config["vocab_size"]:
+                says = f"but vocab_size in {folder / 'config.json'} is {config['vocab_size']}"
                 refuse(path, f"{tokenizer.vocab_size} tokens, {says}; copy both again")
             return tokenizer
-    refuse(folder, "spiece.model or tokenizer.model is missing; copy it there")
+    refuse(folder, "spiece.model, tokenizer.model and tokenizer.json are missing; copy one there")

@@ -81,6 +81,7 @@ def public_names(config: dict) -> dict[str, str]:
     return names
 
 
+T5_KINDS = ("t5",)
 SHAPES = {"t5": T5Config, "llama": LlamaConfig}
 NEEDED = {
     "t5": "vocab_size d_model d_kv d_ff num_layers num_heads".split(),

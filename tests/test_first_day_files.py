@@ -301,7 +301,7 @@ def test_a_snapshot_of_the_hub_s_cache_loads(tmp_path, dataset):
     tokenizer, made = tokenizer_for(dataset), tmp_path / "made"
     made.mkdir()
     save_backbone(random_t5(tokenizer.vocab_size + 100), made)
-    (made / "spiece.model").write_bytes(tokenizer.proto)
+    (made / "spiece.model").write_bytes(tokenizer.content)
     relayout(made, INDEX)
     snapshot = put_into_cache(made, tmp_path / "hub" / "models--google-t5--t5-small")
     assert all(path.is_symlink() for path in snapshot.iterdir())

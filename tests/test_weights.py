@@ -251,7 +251,8 @@ NOUNS = "movies", "movie", "watched"
 
 @pytest.fixture(params=KINDS)
 def published(request, tmp_path):
-    save_backbone(random_t5(1000), tmp_path)
+    is_t5 = request.param == "spiece.model"
+    save_backbone(random_t5(1000) if is_t5 else random_llama(1000), tmp_path)
     (tmp_path / request.param).write_bytes(small_model(**KINDS[request.param]))
     return tmp_path / request.param
 
@@ -273,14 +274,39 @@ def test_published_tokenizers_word_by_word_as_in_one_go(published, user):
         assert tokenizer.decode(ids) == whole.decode(whole.encode(text))
 
 
-def test_t5_has_a_hundred_tokens_above_its_pieces(published):
+def test_ids_above_the_pieces_are_no_text(published):
+    """A model has more ids than its tokenizer has pieces, T5's its sentinels, however many."""
     tokenizer = tokenizer_in(published.parent)
-    size = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes()).get_piece_size()
-    if published.name == "spiece.model":
-        assert tokenizer.vocab_size == size + 100
-        assert tokenizer.decode([size, size + 99]) == ""
-    else:
-        assert tokenizer.vocab_size == size
+    model = sentencepiece.SentencePieceProcessor(model_proto=published.read_bytes())
+    size = tokenizer.vocab_size
+    assert size == model.get_piece_size() and tokenizer.decode([size, size + 99, 999]) == ""
+
+
+@pytest.mark.parametrize(
+    "config, field, own, other",
+    [
+        ("t5", "eos_token_id", 1, 7),
+        ("llama", "eos_token_id", 2, 1),
+        ("llama", "bos_token_id", 1, 0),
+    ],
+)
+def test_other_ids_than_the_config_s_are_refused_with_both(tmp_path, config, field, own, other):
+    model, file = (random_t5, "spiece") if config == "t5" else (random_llama, "tokenizer")
+    save_backbone(model(1000, **{field: other}), tmp_path)
+    (tmp_path / f"{file}.model").write_bytes(small_model(**KINDS[f"{file}.model"]))
+    with pytest.raises(
+        InputError, match=f"{field} is {own} in it, {other} in config.json beside it"
+    ):
+        tokenizer_in(tmp_path)
+
+
+def test_the_model_decides_what_begins_and_ends_a_prompt(tmp_path):
+    """A sentencepiece model that has <s> may stand beside a T5: prompts end with </s> all the same."""
+    save_backbone(random_t5(1000), tmp_path)
+    has_s = dict(bos_id=2, eos_id=1, pad_id=0, unk_id=3)
+    (tmp_path / "spiece.model").write_bytes(small_model(**has_s))
+    tokenizer = tokenizer_in(tmp_path)
+    assert (tokenizer.before, tokenizer.after) == ([], [1])
 
 
 def test_tokenizer_that_does_not_fit_or_parse_is_refused(published):
@@ -292,7 +318,9 @@ def test_tokenizer_that_does_not_fit_or_parse_is_refused(published):
     with pytest.raises(InputError, match=f"{published.name}: not a sentencepiece model"):
         tokenizer_in(published.parent)
     published.unlink()
-    with pytest.raises(InputError, match="spiece.model or tokenizer.model is missing"):
+    with pytest.raises(
+        InputError, match="spiece.model, tokenizer.model and tokenizer.json are missing"
+    ):
         tokenizer_in(published.parent)
 
 
@@ -329,5 +357,5 @@ def ids_tensor(ids):
 
 
 def test_bytes_that_are_no_model():
-    with pytest.raises(InputError, match="tokenizer: not a sentencepiece model"):
+    with pytest.raises(InputError, match="tokenizer.model: not a sentencepiece model"):
         Tokenizer(b"\x00\x01")
