@@ -66,7 +66,7 @@ class Mixer(nn.Module):
         width = sum(2 * layers * heads * e for layers, heads, e in self.shapes.values())
         head_width = cfg.hidden // cfg.n_heads
         self.norm = RMSNorm(width, eps=1e-6)
-        self.attention = Attention(width, cfg.n_heads, cfg.n_heads, head_width, head_width**-0.5)
+        self.attention = Attention(width, (cfg.n_heads, cfg.n_heads, head_width), head_width**-0.5)
         # Scores begin with a standard deviation of 4, so that a token looks at a few others. Looking
         # at all alike, the tokens of a prompt would all be changed by the same vector.
         for projection in self.attention.q, self.attention.k:

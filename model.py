@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from support.backbones import fill_backbone, init_from_scratch
-from support.configs import LlamaConfig, T5Config, config_from
+from support.configs import LlamaConfig, T5Config
 from support.tokens import Tokenizer
-from support.weights import read_config
+from support.weights import read_weights
 
 MASKED = -1e9  # added to an attention score that must not count; finite, so that no row becomes NaN
 NO_TOKEN = -1  # fills up a batch of targets of different lengths
@@ -105,33 +105,28 @@ def relative_position_bucket(
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases; several heads of queries may share one of keys and values."""
+    """Multi-head attention; `heads` says how many of queries, how many of keys and values, and how wide."""
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        n_kv_heads: int,
-        head_width: int,
-        scale: float,
-        dropout=0.0,
-    ):
+    def __init__(self, d_model: int, heads: tuple, scale: float, dropout=0.0, bias=False, eps=None):
         super().__init__()
-        self.head_width, self.grouped = head_width, n_kv_heads < n_heads
+        n_heads, n_kv_heads, width = heads
+        self.head_width, self.grouped = width, n_kv_heads < n_heads
         self.scale, self.dropout = scale, dropout
-        self.q = nn.Linear(d_model, n_heads * head_width, bias=False)
-        self.k = nn.Linear(d_model, n_kv_heads * head_width, bias=False)
-        self.v = nn.Linear(d_model, n_kv_heads * head_width, bias=False)
-        self.o = nn.Linear(n_heads * head_width, d_model, bias=False)
+        self.q = nn.Linear(d_model, n_heads * width, bias=bias)  # Qwen2 has these three biases
+        self.k = nn.Linear(d_model, n_kv_heads * width, bias=bias)
+        self.v = nn.Linear(d_model, n_kv_heads * width, bias=bias)
+        self.o = nn.Linear(n_heads * width, d_model, bias=False)
+        norm = nn.Identity if eps is None else lambda: RMSNorm(width, eps)
+        self.q_norm, self.k_norm = norm(), norm()  # of each head, in Qwen3
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (b, s, h*e) -> (b, h, s, e)
 
     def queries(self, x_bsd: Tensor) -> Tensor:
-        return self.split_heads(self.q(x_bsd))
+        return self.q_norm(self.split_heads(self.q(x_bsd)))
 
     def keys_values(self, x_bkd: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split_heads(self.k(x_bkd)), self.split_heads(self.v(x_bkd))
+        return self.k_norm(self.split_heads(self.k(x_bkd))), self.split_heads(self.v(x_bkd))
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """(b, s, d) from queries (b, h, s, e), keys and values (b, h, k, e), additive bias (.., s, k)."""
@@ -211,7 +206,7 @@ class Block(nn.Module):
     def __init__(self, cfg: T5Config, is_decoder: bool):
         super().__init__()
         # unscaled attention: T5 folds 1/sqrt(e) into the initial weights
-        shape = cfg.d_model, cfg.num_heads, cfg.num_heads, cfg.d_kv, 1.0, cfg.dropout_rate
+        shape = cfg.d_model, (cfg.num_heads, cfg.num_heads, cfg.d_kv), 1.0, cfg.dropout_rate
         self.self_norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
         self.self_attention = Attention(*shape)
         self.cross_norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon) if is_decoder else None
@@ -242,19 +237,21 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Encoder or decoder: its layers, the one table of relative position biases they share, a norm."""
+    """Encoder or decoder: layers, their one table of relative position biases (UMT5: one each), a norm."""
 
     def __init__(self, cfg: T5Config, is_decoder: bool):
         super().__init__()
         self.cfg, self.is_decoder = cfg, is_decoder
         n_layers = cfg.num_decoder_layers if is_decoder else cfg.num_layers
         self.layers = nn.ModuleList(Block(cfg, is_decoder) for _ in range(n_layers))
-        self.relative_bias = embedding(cfg.relative_attention_num_buckets, cfg.num_heads)
+        self.relative_bias = None
+        for has_table in self.layers if cfg.own_biases else [self]:
+            has_table.relative_bias = embedding(cfg.relative_attention_num_buckets, cfg.num_heads)
         self.norm = RMSNorm(cfg.d_model, cfg.layer_norm_epsilon)
         self.dropout = nn.Dropout(cfg.dropout_rate)
 
-    def self_bias(self, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-        """What is added to the attention scores, (b or 1, h, s, k).
+    def self_biases(self, queries: Tensor, keys: Tensor, visible: Tensor) -> list[Tensor]:
+        """What is added to the attention scores of each layer, (b or 1, h, s, k).
 
         `queries` (.., s) and `keys` (.., k) are positions in tokens; `visible` (b or 1, s or 1, k) is
         False where a key must not be seen, and has a column more for each token of a prefix: these
@@ -266,14 +263,17 @@ class Stack(nn.Module):
             num_buckets=self.cfg.relative_attention_num_buckets,
             max_distance=self.cfg.relative_attention_max_distance,
         )
-        bias = self.relative_bias(bucket).movedim(-1, -3)  # (.., s, k, h) -> (.., h, s, k)
-        bias = F.pad(bias, (visible.shape[-1] - bias.shape[-1], 0))
-        return bias + MASKED * (~visible).unsqueeze(-3).to(bias.dtype)
+        biases = []
+        for has_table in self.layers if self.relative_bias is None else [self]:
+            bias = has_table.relative_bias(bucket).movedim(-1, -3)  # (.., s, k, h) -> (.., h, s, k)
+            bias = F.pad(bias, (visible.shape[-1] - bias.shape[-1], 0))
+            biases.append(bias + MASKED * (~visible).unsqueeze(-3).to(bias.dtype))
+        return biases * (len(self.layers) // len(biases))
 
     def forward(
         self,
         x_bsd: Tensor,
-        bias: Tensor,
+        biases: list[Tensor],
         prefix: Tensor | None,
         encoded: Tensor | None = None,
         cross_bias: Tensor | None = None,
@@ -281,7 +281,7 @@ class Stack(nn.Module):
         x_bsd = self.dropout(x_bsd)
         for i, layer in enumerate(self.layers):
             layer_prefix = None if prefix is None else prefix[i]
-            x_bsd = layer(x_bsd, bias, layer_prefix, encoded, cross_bias)
+            x_bsd = layer(x_bsd, biases[i], layer_prefix, encoded, cross_bias)
         return self.dropout(self.norm(x_bsd))
 
 
@@ -302,8 +302,8 @@ class T5(Backbone):
         prefix_ls = check_prefix(prefix.encoder if prefix else None, len(self.encoder.layers))
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
         visible = in_front(prefix_ls, mask[:, None, :])
-        bias = self.encoder.self_bias(position, position, visible)
-        return Encoded(self.encoder(self.embedding(input_ids), bias, prefix_ls), mask, prefix)
+        biases = self.encoder.self_biases(position, position, visible)
+        return Encoded(self.encoder(self.embedding(input_ids), biases, prefix_ls), mask, prefix)
 
     def decode(
         self,
@@ -320,10 +320,10 @@ class T5(Backbone):
         prefix = encoded.prefix
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.decoder.layers))
         positions, visible = in_order(decoder_input_ids, positions, visible)
-        bias = self.decoder.self_bias(positions, positions, in_front(prefix_ls, visible))
+        biases = self.decoder.self_biases(positions, positions, in_front(prefix_ls, visible))
         cross_bias = MASKED * (~encoded.mask)[:, None, None, :].to(encoded.states.dtype)
         x_byd = self.embedding(decoder_input_ids)
-        states = self.decoder(x_byd, bias, prefix_ls, encoded.states, cross_bias)
+        states = self.decoder(x_byd, biases, prefix_ls, encoded.states, cross_bias)
         if self.cfg.scale_decoder_outputs:  # the tied embedding has unit variance per entry
             states = states * self.cfg.d_model**-0.5
         return states
@@ -336,13 +336,12 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
-def rotary(positions: Tensor, head_width: int, theta: float) -> Rotary:
+def rotary(positions: Tensor, speeds: Tensor) -> Rotary:
     """Rotary position embedding (Su et al. 2021) for positions (b or 1, s), in tokens.
 
-    Pair j turns by theta**(-2j / e) radians per token.
+    Pair j turns by `speeds[j]` radians per token; see `LlamaConfig.rotation_speeds`.
     """
-    exponent = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
-    angle = positions[:, None, :, None].float() * theta**-exponent
+    angle = positions[:, None, :, None].float() * speeds.to(positions.device)
     return Rotary(angle.cos(), angle.sin())
 
 
@@ -360,7 +359,8 @@ class LlamaBlock(nn.Module):
         super().__init__()
         heads = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
         self.self_norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
-        self.self_attention = Attention(cfg.hidden_size, *heads, scale=cfg.head_dim**-0.5)
+        more = dict(bias=cfg.qkv_bias, eps=cfg.qk_norm_eps)
+        self.self_attention = Attention(cfg.hidden_size, heads, cfg.head_dim**-0.5, **more)
         self.ff_norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
         self.ff = FeedForward(cfg.hidden_size, cfg.intermediate_size, "gated-silu")
 
@@ -404,7 +404,7 @@ class Llama(Backbone):
         prefix_ls = check_prefix(prefix.decoder if prefix else None, len(self.layers))
         x_byd, own = self.embedding(ids), []
         bias = MASKED * (~in_front(prefix_ls, visible))[:, None].to(x_byd.dtype)
-        by = rotary(positions, self.cfg.head_dim, self.cfg.rope_theta)
+        by = rotary(positions, self.cfg.rotation_speeds())
         for i, layer in enumerate(self.layers):
             layer_prefix = None if prefix_ls is None else prefix_ls[i]
             prompt = None if prompts is None else prompts[i]
@@ -504,8 +504,8 @@ def load_backbone(
 
     Raises InputError naming the file and the key where the two do not fit; see `fill_backbone`.
     """
-    config = read_config(Path(folder))
+    cfg, found = read_weights(Path(folder))
     with torch.device("meta"):  # no memory for weights that are about to be replaced
-        model = {"t5": T5, "llama": Llama}[config["model_type"]](config_from(config))
-    fill_backbone(model, config, Path(folder), dtype, device)
+        model = (T5 if isinstance(cfg, T5Config) else Llama)(cfg)
+    fill_backbone(model, found, Path(folder), dtype, device)
     return model

@@ -28,7 +28,6 @@ from support.weights import (
     PUBLISHED,
     fetch_backbone,
     public_names,
-    read_tensors,
     weight_files,
 )
 
@@ -49,15 +48,15 @@ def backbone_folder(name: str) -> Path | None:
 
 
 def fill_backbone(
-    model: nn.Module, config: dict, folder: Path, dtype: torch.dtype, device: torch.device | str
+    model: nn.Module, found: dict, folder: Path, dtype: torch.dtype, device: torch.device | str
 ) -> None:
-    """Give a model on the meta device the weights in a folder, whose `config.json` is `config`.
+    """Give a model on the meta device the weights in a folder, `found` as `read_weights` gives them.
 
     Every tensor of the files is used once, every parameter is filled, every shape is compared. Raises
     InputError naming the file and the key where that is not so. A tensor that has the wanted type already
     is not copied: it stays a view of the file.
     """
-    device, found, state = torch.device(device), read_tensors(folder, config), {}
+    device, state = torch.device(device), {}
     is_view = lambda tensor: tensor.dtype == dtype and device.type == "cpu"
     n_copied = sum(tensor.numel() for *_, tensor in found.values() if not is_view(tensor))
     what = f"loading {n_copied / 1e6:.1f} M weights from {folder} as {dtype}"
@@ -80,7 +79,7 @@ def init_from_scratch(model: nn.Module, generator: torch.Generator) -> None:
     """
     for name, param in model.named_parameters():
         kind = name.split(".")[-2]
-        if "norm" in kind:
+        if "norm" in kind or param.dim() == 1:
             continue
         std = 1.0 if kind in ("embedding", "relative_bias") else param.shape[1] ** -0.5
         if kind == "q" and isinstance(model.cfg, T5Config):
@@ -90,8 +89,7 @@ def init_from_scratch(model: nn.Module, generator: torch.Generator) -> None:
 
 def save_backbone(model: nn.Module, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` in the public layout into an existing folder."""
-    model_type = "t5" if isinstance(model.cfg, T5Config) else "llama"
-    config, ours = {"model_type": model_type} | dataclasses.asdict(model.cfg), model.state_dict()
+    config, ours = dataclasses.asdict(model.cfg), model.state_dict()
     names = public_names(config)
     save_tensors(folder / "model.safetensors", {key: ours[name] for key, name in names.items()})
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())

@@ -3,9 +3,15 @@
 A field with a help text is a flag of `train.py` as well. T, R and lambda are Algorithm 1's.
 """
 
+import math
 from dataclasses import dataclass, fields
 
+import torch
+
 from support.fields import at_least, count, flag, rate, weight
+
+T5_KINDS = "t5", "mt5", "umt5"  # values of model_type
+LLAMA_KINDS = "llama", "mistral", "qwen2", "qwen3"
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,12 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
+    model_type: str = "t5"  # of mT5 nothing but this differs
+
+    @property
+    def own_biases(self) -> bool:
+        """Whether each layer has relative position biases of its own, as UMT5's have."""
+        return self.model_type == "umt5"
 
     @property
     def prefix_shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -43,7 +55,10 @@ class T5Config:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """What defines a Llama, under the names of the public `config.json`; the defaults are the tiny one."""
+    """What defines a Llama, a Mistral or a Qwen, under the names of the public `config.json`.
+
+    The defaults are the tiny one.
+    """
 
     vocab_size: int
     hidden_size: int = 64
@@ -57,6 +72,35 @@ class LlamaConfig:
     tie_word_embeddings: bool = False
     bos_token_id: int = 1
     eos_token_id: int = 2
+    model_type: str = "llama"
+    rope_scaling: dict | None = None  # as `read_config` gives it; see `rotation_speeds`
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.model_type == "qwen2"
+
+    @property
+    def qk_norm_eps(self) -> float | None:
+        """Of the norms of each head's queries and keys, before they are turned; None for no norms."""
+        return self.rms_norm_eps if self.model_type == "qwen3" else None
+
+    def rotation_speeds(self) -> torch.Tensor:
+        """Radians per token of each pair of a head's entries, (e/2,): theta**(-2j / e), or scaled.
+
+        "linear" slows all of them down by `factor`. "llama3" does so with those that turn fewer than
+        `low_freq_factor` times over the length that the model was first trained on, leaves alone those
+        that turn more than `high_freq_factor` times, and goes linearly from one to the other.
+        """
+        speeds = self.rope_theta ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        if self.rope_scaling is None:
+            return speeds
+        left, scaling = 0.0, self.rope_scaling
+        if scaling["rope_type"] == "llama3":
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            turns = scaling["original_max_position_embeddings"] * speeds / (2 * math.pi)
+            left = ((turns - low) / (high - low)).clamp(0, 1)
+        return speeds * (left + (1 - left) / scaling["factor"])
 
     @property
     def d_model(self) -> int:
@@ -76,7 +120,7 @@ class LlamaConfig:
 
 def config_from(config: dict) -> T5Config | LlamaConfig:
     """The shape of the model that a public `config.json` is about, as `read_config` gives it."""
-    kind = T5Config if config["model_type"] == "t5" else LlamaConfig
+    kind = T5Config if config["model_type"] in T5_KINDS else LlamaConfig
     known = {field.name for field in fields(kind)}
     return kind(**{key: value for key, value in config.items() if key in known})
 

@@ -22,7 +22,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from support.configs import LlamaConfig, T5Config
+from support.configs import LLAMA_KINDS, T5_KINDS, LlamaConfig, T5Config, config_from
 from support.files import InputError, load_tensors, refuse, sha256_of, show, try_folder
 
 # checkpoint name -> our name; {stack} is encoder or decoder, {i} the layer, {x} each of q, k, v and
@@ -30,7 +30,6 @@ from support.files import InputError, load_tensors, refuse, sha256_of, show, try
 T5_NAMES = {
     "shared.weight": "embedding.weight",
     "lm_head.weight": "head.weight",
-    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.relative_bias.weight",
     "{stack}.final_layer_norm.weight": "{stack}.norm.weight",
     "{stack}.block.{i}.layer.0.layer_norm.weight": "{stack}.layers.{i}.self_norm.weight",
     "{stack}.block.{i}.layer.0.SelfAttention.{x}.weight": "{stack}.layers.{i}.self_attention.{x}.weight",
@@ -58,18 +57,36 @@ LLAMA_NAMES = {
     "model.layers.{i}.mlp.up_proj.weight": "layers.{i}.ff.up.weight",
     "model.layers.{i}.mlp.down_proj.weight": "layers.{i}.ff.down.weight",
 }
+SHARED_BIAS = {
+    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.relative_bias.weight"
+}
+OWN_BIAS = {
+    "{stack}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.layers.{i}."
+    "relative_bias.weight"
+}
+# what a model_type has beside that
+MORE_NAMES = {"t5": SHARED_BIAS, "mt5": SHARED_BIAS, "umt5": OWN_BIAS} | {
+    "qwen2": {
+        f"model.layers.{{i}}.self_attn.{x}_proj.bias": f"layers.{{i}}.self_attention.{x}.bias"
+        for x in "qkv"
+    },
+    "qwen3": {
+        f"model.layers.{{i}}.self_attn.{x}_norm.weight": f"layers.{{i}}.self_attention.{x}_norm.weight"
+        for x in "qk"
+    },
+}
 
 
 def public_names(config: dict) -> dict[str, str]:
     """Checkpoint name -> our name of every parameter that `config` asks for, layers written out."""
-    if config["model_type"] == "llama":
+    if config["model_type"] in LLAMA_KINDS:
         stacks, table = {"": config["num_hidden_layers"]}, LLAMA_NAMES
     else:
         stacks = {"encoder": config["num_layers"], "decoder": config["num_decoder_layers"]}
         gated = config["feed_forward_proj"] == "gated-gelu"
         other = ".wi." if gated else ".wi_"  # the names of the other activation
         table = {theirs: ours for theirs, ours in T5_NAMES.items() if other not in theirs}
-    names = {}
+    table, names = table | MORE_NAMES.get(config["model_type"], {}), {}
     for stack, (theirs, ours) in product(stacks, table.items()):
         if stack == "encoder" and theirs.startswith("decoder"):
             continue
@@ -81,21 +98,33 @@ def public_names(config: dict) -> dict[str, str]:
     return names
 
 
-T5_KINDS = ("t5",)
-SHAPES = {"t5": T5Config, "llama": LlamaConfig}
+SHAPES = dict.fromkeys(T5_KINDS, T5Config) | dict.fromkeys(LLAMA_KINDS, LlamaConfig)
 NEEDED = {
-    "t5": "vocab_size d_model d_kv d_ff num_layers num_heads".split(),
-    "llama": "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split(),
+    T5Config: "vocab_size d_model d_kv d_ff num_layers num_heads".split(),
+    LlamaConfig: "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split(),
+    # of which transformers takes others than Llama's where they are missing
+    "qwen2": ["bos_token_id", "eos_token_id"],
+    "qwen3": ["bos_token_id", "eos_token_id", "head_dim"],
 }
+SMALL = "google/flan-t5-small, HuggingFaceTB/SmolLM2-135M or Qwen/Qwen2.5-0.5B"  # that work
 # null in these means that they are not there, as in transformers, which writes it so
 NULL_IS_ABSENT = "num_decoder_layers num_key_value_heads head_dim tie_word_embeddings".split()
 NULL_IS_ABSENT += ["pad_token_id", "decoder_start_token_id"]
 # field -> the values of it that are implemented; whatever else it says is refused, not ignored
 IMPLEMENTED = {
-    "t5": dict(feed_forward_proj=("relu", "gated-gelu"), is_encoder_decoder=(True,)),
-    "llama": dict(hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,)),
+    T5Config: dict(feed_forward_proj=("relu", "gated-gelu"), is_encoder_decoder=(True,)),
+    LlamaConfig: dict(hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,)),
 }
-IMPLEMENTED["llama"] |= dict(rope_scaling=(None,), partial_rotary_factor=(1.0, None))
+IMPLEMENTED[LlamaConfig] |= dict(partial_rotary_factor=(1.0, None))
+# rope_type -> the numbers that it needs, which are positive
+ROPE = {"default": [], "linear": ["factor"]}
+ROPE["llama3"] = [
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+]
+WINDOW = 1024  # tokens: prompts and answers are shorter, so that a sliding window from there on hides nothing
 # field, or type of all others -> what its value is, the types of it in JSON, the lowest, the highest
 RANGES = {
     int: ("a whole number", [int], 1, 999_999),
@@ -123,26 +152,30 @@ def read_config(folder: Path) -> dict:
         raise InputError(f"{path} is not JSON ({error}); copy it again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in list(SHAPES):
-        refuse(path, f"model_type is {kind!r}; 't5' and 'llama' are implemented, take one")
+        why = f"{', '.join(SHAPES)} are implemented"
+        refuse(path, f"model_type is {kind!r}; {why}, small ones are {SMALL}")
+    shape = SHAPES[kind]
     config = {k: v for k, v in config.items() if v is not None or k not in NULL_IS_ABSENT}
-    rope = config.pop("rope_scaling", None) or config.get("rope_parameters") or {}  # its newer name
-    plain = {"rope_type": "default", "partial_rotary_factor": 1.0, "rope_theta": 0}
-    if not isinstance(rope, dict) or plain | rope | {"rope_theta": 0} != plain:
-        config["rope_scaling"] = rope
-    elif "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-    for field, values in (IMPLEMENTED[kind] | {"quantization_config": (None,)}).items():
+    if shape is LlamaConfig:
+        read_rope(path, config)
+    for field, values in (IMPLEMENTED[shape] | {"quantization_config": (None,)}).items():
         if field in config and config[field] not in values:
             choices = " or ".join(map(repr, values))
-            refuse(path, f"{field} is {repr(config[field])[:80]}; implemented is {choices}")
-    if missing := [field for field in NEEDED[kind] if config.get(field) is None]:
+            why = f"implemented is {choices}; models that work are {SMALL}"
+            refuse(path, f"{field} is {repr(config[field])[:80]}; {why}")
+    needed = NEEDED[shape] + NEEDED.get(kind, [])
+    if missing := [field for field in needed if config.get(field) is None]:
         refuse(path, f"{', '.join(missing)} missing; copy it again")
-    defaults = {field.name: field.default for field in fields(SHAPES[kind])}
+    defaults = {field.name: field.default for field in fields(shape)}
     defaults["num_decoder_layers"] = config.get("num_layers")
     defaults["scale_decoder_outputs"] = config.get("tie_word_embeddings", True)
+    if kind in ("mt5", "umt5"):
+        defaults["feed_forward_proj"] = "gated-gelu"
+    if kind == "mt5":  # never scaled, whatever is tied
+        config["scale_decoder_outputs"] = False
     defaults["num_key_value_heads"] = heads = config.get("num_attention_heads")
     check_fields(path, defaults | config)
-    if kind == "llama":
+    if shape is LlamaConfig:
         defaults["head_dim"] = config["hidden_size"] // heads
         groups, width = ((defaults | config)[name] for name in ("num_key_value_heads", "head_dim"))
         if heads % groups or width % 2 or not width:  # pairs of a head's entries are rotated
@@ -151,9 +184,38 @@ def read_config(folder: Path) -> dict:
     return defaults | config
 
 
+def read_rope(path: Path, config: dict) -> None:
+    """Rewrite what a Llama's config says of positions as `rope_theta` and `rope_scaling`, None for none.
+
+    Raises InputError for a scaling or a sliding window that is not implemented.
+    """
+    rope = config.pop("rope_scaling", None) or config.pop("rope_parameters", None) or {}
+    named = rope if isinstance(rope, dict) else {"rope_type": rope}
+    named = {key: value for key, value in named.items() if value is not None}
+    theta = named.pop("rope_theta", config.get("rope_theta", LlamaConfig.rope_theta))
+    named.setdefault("rope_type", named.pop("type", "default"))  # its older name
+    turns_all, kind = named.pop("partial_rotary_factor", 1.0) == 1.0, str(named["rope_type"])
+    numbers = [value for key, value in named.items() if key != "rope_type"]
+    fits = turns_all and named.keys() == {"rope_type", *ROPE.get(kind, ["unknown"])}
+    fits = fits and all(type(value) in (int, float) and 0 < value < 1e9 for value in numbers)
+    if not fits or (kind == "llama3" and not named["low_freq_factor"] < named["high_freq_factor"]):
+        why = f"implemented are {', '.join(ROPE)}; models that work are {SMALL}"
+        refuse(path, f"rope_scaling is {json.dumps(rope)[:160]}; {why}")
+    config["rope_theta"], config["rope_scaling"] = theta, named if numbers else None
+    slides = config.get("use_sliding_window", config["model_type"] == "mistral")
+    window = config.get("sliding_window") if slides else None
+    if window is not None and not (type(window) is int and window >= WINDOW):
+        refuse(
+            path,
+            f"sliding_window is {json.dumps(window)[:80]}; implemented is {WINDOW} or more, or null",
+        )
+
+
 def check_fields(path: Path, config: dict) -> None:
     """Raises InputError where a field that is read has a value of another type or out of its range."""
     for field in fields(SHAPES[config["model_type"]]):
+        if field.name == "rope_scaling":  # see `read_rope`
+            continue
         what, kinds, low, high = RANGES.get(field.name) or RANGES[field.type]
         if field.name.endswith("_token_id"):
             low, high = 0, config["vocab_size"] - 1
@@ -164,8 +226,14 @@ def check_fields(path: Path, config: dict) -> None:
             refuse(path, f"{field.name} is {json.dumps(value)[:80]}, not {what}; mend it")
 
 
-def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tensor]]:
-    """Our name -> (file, its name there, tensor), one for every parameter and none left over."""
+def read_weights(
+    folder: Path,
+) -> tuple[T5Config | LlamaConfig, dict[str, tuple[Path, str, Tensor]]]:
+    """A folder's config, and our name -> (file, its name there, tensor), for every parameter, none left over.
+
+    Raises InputError, naming the file and the key, where that cannot be.
+    """
+    config = read_config(folder)
     found = {}  # checkpoint name -> (file, tensor)
     path = folder  # where an index lists nothing
     for path, listed in weight_files(folder):
@@ -173,6 +241,7 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
         if listed is not None and (wrong := sorted(listed ^ tensors.keys())):
             refuse(path, f"{wrong[0]} is in the file or in the index, not in both; copy both")
         found |= {key: (path, tensor) for key, tensor in tensors.items()}
+    rename(found, config)
     names, where = public_names(config), folder / "config.json"
     drop_what_is_not_read(found, names, config)
     if left_over := sorted(found.keys() - names.keys()):
@@ -186,13 +255,31 @@ def read_tensors(folder: Path, config: dict) -> dict[str, tuple[Path, str, Tenso
             refuse(path, f"{kind}; quantised weights are not implemented, take others")
         if not torch.isfinite(tensor).all():
             refuse(path, f"{key} holds NaN or infinite weights; copy the file again")
-    return {ours: (found[theirs][0], theirs, found[theirs][1]) for theirs, ours in names.items()}
+    tensors = {ours: (found[theirs][0], theirs, found[theirs][1]) for theirs, ours in names.items()}
+    return config_from(config), tensors
+
+
+def rename(found: dict, config: dict) -> None:
+    """Give tensors their usual names, and say in `config` whether the head is tied, as far as files do so."""
+    is_llama = config["model_type"] in LLAMA_KINDS
+    if is_llama and "embed_tokens.weight" in found:  # saved without its head
+        bare = [key for key in found if key != "lm_head.weight"]
+        found |= {f"model.{key}": found.pop(key) for key in bare}
+    original = "model.embed_tokens.weight" if is_llama else "shared.weight"
+    # tensors that are one in memory are saved under one of their names by safetensors' `save_model`
+    copies = [copy for copy in COPIES if config["tie_word_embeddings"] or copy != "lm_head.weight"]
+    if original not in found and (there := [copy for copy in copies if copy in found]):
+        found[original] = found[there[0]]
+    head, table = found.get("lm_head.weight"), found.get(original)
+    # transformers 5 writes that every T5 is tied; one whose outputs are not scaled has a head of its own
+    if not is_llama and not config["scale_decoder_outputs"] and head and table:
+        config["tie_word_embeddings"] = head is table or torch.equal(head[1], table[1])
 
 
 def drop_what_is_not_read(found: dict, names: dict[str, str], config: dict) -> None:
     """Leave out what some files carry and no parameter is read from; it must be what it should be."""
     found.pop(T5_UNUSED, None)
-    is_llama = config["model_type"] == "llama"
+    is_llama = config["model_type"] in LLAMA_KINDS
     original = "model.embed_tokens.weight" if is_llama else "shared.weight"
     for copy in COPIES:
         if copy in found and copy not in names and original in found:
@@ -204,11 +291,10 @@ def drop_what_is_not_read(found: dict, names: dict[str, str], config: dict) -> N
         key = f"model.layers.{i}.self_attn.rotary_emb.inv_freq"
         if key in found:  # the rotation speeds that older files carry
             path, tensor = found.pop(key)
-            theta, width = config["rope_theta"], config["head_dim"]
-            ours = theta ** -(torch.arange(0, width, 2).float() / width)
+            ours = config_from(config).rotation_speeds()
             # files of half precision hold them to three digits
             if tensor.shape != ours.shape or not torch.allclose(tensor.float(), ours, rtol=1e-2):
-                made = f"what rope_theta {theta} in config.json makes"
+                made = f"what rope_theta {config['rope_theta']} in config.json makes"
                 refuse(path, f"{key} is not {made}; copy both again")
 
 

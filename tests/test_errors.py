@@ -383,6 +383,7 @@ class Evil:
 # The table
 # -------------------------------------------------------------------------------------------------
 
+SMALL_MODELS = "google/flan-t5-small, HuggingFaceTB/SmolLM2-135M or Qwen/Qwen2.5-0.5B"
 TOY = "train.py --attr gender --toy-users 60"
 T5 = f"{TOY} --backbone t5 --p5-steps 0"
 LLAMA = f"{TOY} --backbone llama --p5-steps 0"
@@ -680,9 +681,16 @@ TABLE = [
     (T5, write("t5/config.json", "{"),
      "t5/config.json is not JSON ([..]); copy it again"),
     (T5, edit("t5/config.json", model_type="bert"),
-     "t5/config.json: model_type is 'bert'; 't5' and 'llama' are implemented, take one"),
+     "t5/config.json: model_type is 'bert'; t5, mt5, umt5, llama, mistral, qwen2, qwen3 are implemented, "
+     f"small ones are {SMALL_MODELS}"),
     (T5, edit("t5/config.json", feed_forward_proj="gated-silu"),
-     "t5/config.json: feed_forward_proj is 'gated-silu'; implemented is 'relu' or 'gated-gelu'"),
+     "t5/config.json: feed_forward_proj is 'gated-silu'; implemented is 'relu' or 'gated-gelu'; models that "
+     f"work are {SMALL_MODELS}"),
+    (LLAMA, edit("llama/config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+     'llama/config.json: rope_scaling is {"rope_type": "yarn", "factor": 4.0}; implemented are default, '
+     f"linear, llama3; models that work are {SMALL_MODELS}"),
+    (LLAMA, edit("llama/config.json", model_type="mistral", sliding_window=64),
+     "llama/config.json: sliding_window is 64; implemented is 1024 or more, or null"),
     (T5, without("t5/config.json", "d_kv"),
      "t5/config.json: d_kv missing; copy it again"),
     (T5, edit("t5/config.json", num_layers=-1),
@@ -1012,7 +1020,7 @@ def places_that_say_something() -> list[tuple[str, range, str]]:
 def test_every_error_of_the_code_is_in_the_table(outcome):
     reached = set().union(*(outcome(row)[2] for row in range(len(TABLE))))
     places = places_that_say_something()
-    assert len(places) == 166, "the search finds other places than before"
+    assert len(places) == 168, "the search finds other places than before"
     missing = [
         f"{name}:{lines[0]} {code}"
         for name, lines, code in places

@@ -24,14 +24,18 @@ from support.candidates import generate, score_candidates
 from support.files import InputError, load_tensors, save_tensors
 from support.weights import public_names
 
+# eight pairs of entries: some turn often over 24 tokens, some hardly, some lie between
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+LLAMA3 |= dict(original_max_position_embeddings=24)
+GATED = dict(feed_forward_proj="gated-gelu")
+UNTIED = dict(tie_word_embeddings=False, scale_decoder_outputs=False)
 REFERENCE_CONFIGS = {
     "t5 relu, tied": T5Config(96, 32, 8, 48, num_heads=3),
     "t5 gated-gelu, untied": T5Config(
         *(96, 32, 8, 48),
         num_heads=3,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        scale_decoder_outputs=False,
+        **GATED,
+        **UNTIED,
     ),
     "t5 shallow decoder, few buckets": T5Config(
         *(96, 32, 8, 48),
@@ -47,6 +51,19 @@ REFERENCE_CONFIGS = {
         96, 32, 48, 2, 4, 2, 12, rope_theta=500.0, rms_norm_eps=1e-3
     ),
     "llama tied": LlamaConfig(96, 32, 48, 3, 4, 1, 8, tie_word_embeddings=True),
+    "llama linear rope": LlamaConfig(
+        96, 32, 48, 2, 4, 2, 8, rope_scaling={"rope_type": "linear", "factor": 4.0}
+    ),
+    "llama 3": LlamaConfig(96, 32, 48, 2, 4, 2, 16, rope_theta=500.0, rope_scaling=LLAMA3),
+    "mistral": LlamaConfig(96, 32, 48, 2, 4, 2, 8, model_type="mistral"),
+    "qwen2": LlamaConfig(96, 32, 48, 2, 4, 2, 8, tie_word_embeddings=True, model_type="qwen2"),
+    "qwen3": LlamaConfig(96, 32, 48, 2, 4, 2, 12, rope_theta=1e6, model_type="qwen3"),
+    "mt5": T5Config(96, 32, 8, 48, num_heads=3, **GATED, model_type="mt5", **UNTIED),
+    "mt5 tied": T5Config(
+        96, 32, 8, 48, num_heads=3, **GATED, scale_decoder_outputs=False, model_type="mt5"
+    ),
+    "umt5": T5Config(96, 32, 8, 48, num_heads=3, **GATED, model_type="umt5", **UNTIED),
+    "umt5 tied": T5Config(96, 32, 8, 48, 3, 2, num_heads=3, **GATED, model_type="umt5"),
 }
 LAYOUTS = "model.safetensors", "model.safetensors.index.json"
 LAYOUTS += "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -66,14 +83,19 @@ def reference_checkpoint(folder, ours, batch=3):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     ids, decoder_ids = random_ids(batch), random_ids(batch, length=6, seed=5).clamp(min=2)
+    fields = dataclasses.asdict(ours)
+    name = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}.get(kind := fields.pop("model_type"))
     if isinstance(ours, T5Config):
-        config = transformers.T5Config(**dataclasses.asdict(ours))
-        reference = transformers.T5ForConditionalGeneration(config).eval()
+        config = getattr(transformers, f"{name}Config")(**fields)
+        reference = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
         if not ours.tie_word_embeddings:  # recent versions tie whatever the config says
             reference.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32))
     else:
-        config = transformers.LlamaConfig(**dataclasses.asdict(ours))
-        reference = transformers.LlamaForCausalLM(config).eval()
+        scaling, name = fields.pop("rope_scaling"), kind.capitalize()
+        fields["rope_parameters"] = {"rope_theta": fields.pop("rope_theta")} | (scaling or {})
+        fields["rope_parameters"].setdefault("rope_type", "default")
+        config = getattr(transformers, f"{name}Config")(**fields)
+        reference = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():
         for param in reference.parameters():
             param.add_(torch.randn_like(param) * 0.1)
@@ -161,6 +183,13 @@ def test_llama_honours_its_config(tmp_path, field):
     else:
         logits = our_logits(load_backbone(tmp_path).eval(), ids, decoder_ids)
         assert difference(logits, theirs, ids) > 1e-4
+
+
+def test_scaled_rotation_is_not_plain_rotation(tmp_path):
+    ids, decoder_ids, theirs = reference_checkpoint(tmp_path, REFERENCE_CONFIGS["llama 3"])
+    edit_config(tmp_path, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    logits = our_logits(load_backbone(tmp_path).eval(), ids, decoder_ids)
+    assert difference(logits, theirs, ids) > 1e-4
 
 
 @pytest.mark.slow
@@ -491,7 +520,16 @@ WRONG_FOLDERS = {
     ),
 }
 WRONG_LLAMAS = {
-    "rope scaling": (dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+    "rope scaling": (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), "rope_scaling"),
+    "rope scaling without factor": (dict(rope_scaling={"type": "linear"}), "rope_scaling"),
+    "rope scaling by nothing": (dict(rope_scaling=LLAMA3 | {"factor": 0}), "rope_scaling"),
+    "rope scaling with more": (dict(rope_scaling=LLAMA3 | {"beta": 2}), "rope_scaling"),
+    "rope scaling upside down": (
+        dict(rope_scaling=LLAMA3 | {"high_freq_factor": 1}),
+        "rope_scaling",
+    ),
+    "short window": (dict(model_type="mistral", sliding_window=64), "sliding_window is 64"),
+    "qwen without ends": (dict(model_type="qwen2", bos_token_id=None), "bos_token_id missing"),
     "newer rope scaling": (dict(rope_parameters={"rope_type": "yarn"}), "rope_scaling"),
     "attention bias": (dict(attention_bias=True), "attention_bias is True"),
     "other activation": (dict(hidden_act="gelu"), "hidden_act is 'gelu'"),
