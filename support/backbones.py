@@ -43,7 +43,8 @@ def backbone_folder(name: str) -> Path | None:
         return fetch_backbone(name, Path("weights") / name.replace("/", "-"))
     if not Path(name).is_dir():
         known = ", ".join([*SCRATCH, *PUBLISHED])
-        refuse(f"--backbone {name}", f"neither a folder nor one of {known}")
+        others = "of any other model, download the folder and give its path"
+        refuse(f"--backbone {name}", f"neither a folder nor one of {known}; {others}")
     return Path(name)
 
 

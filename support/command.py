@@ -10,7 +10,15 @@ import torch
 
 from support import processes
 from support.backbones import backbone_folder, weights_fingerprint
-from support.configs import CFPConfig, LlamaConfig, MixerConfig, P5Config, T5Config, config_from
+from support.configs import (
+    T5_KINDS,
+    CFPConfig,
+    LlamaConfig,
+    MixerConfig,
+    P5Config,
+    T5Config,
+    config_from,
+)
 from support.datasets import Dataset, ToyConfig, files_of, fingerprint, load_dataset
 from support.files import InputError, refuse
 from support.flags import check_toy_flags, command_to_resume, pick_device, read_attrs, train_args
@@ -31,7 +39,7 @@ class Command(NamedTuple):
     toy: ToyConfig
     dataset: Dataset
     folder: Path | None  # of the backbone's weights; None for one from scratch
-    kind: str  # of the backbone: "tiny", "tiny-llama", "t5" or "llama"
+    kind: str  # of the backbone: "tiny", "tiny-llama", "t5" or "llama", with their relatives
 
     @property
     def shape(self) -> T5Config | LlamaConfig:
@@ -60,7 +68,9 @@ def read_command(argv: list[str] | None) -> Command:
     for attr in attrs:
         dataset.labels(attr)  # says so where there is no such attribute
     folder = backbone_folder(args.backbone)
-    kind = args.backbone if folder is None else read_config(folder)["model_type"]
+    kind = args.backbone
+    if folder is not None:
+        kind = "t5" if read_config(folder)["model_type"] in T5_KINDS else "llama"
     return Command(argv, resume, args, device, attrs, toy, dataset, folder, kind)
 
 

@@ -12,6 +12,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from contextlib import suppress
 from dataclasses import fields
 from http.client import HTTPException
@@ -145,7 +146,7 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        refuse(f"{path} is missing", f"is {folder} the folder of a model?")
+        refuse(f"{path} is missing", other_form(folder) or f"is {folder} the folder of a model?")
     except OSError as error:
         refuse(path, f"{error.strerror or error}; copy it there again")
     except (ValueError, RecursionError) as error:
@@ -305,8 +306,30 @@ def weight_files(folder: Path) -> list[tuple[Path, set[str] | None]]:
             return [(folder / name, None)]
         if (folder / f"{name}.index.json").exists():
             return read_index(folder / f"{name}.index.json", Path(name).suffix)
-    others = "pytorch_model.bin and either's index of shards; copy the folder again"
-    raise InputError(f"{folder / 'model.safetensors'} is missing, and so are {others}")
+    others = "pytorch_model.bin and either's index of shards"
+    remedy = other_form(folder) or "copy the folder again"
+    raise InputError(f"{folder / 'model.safetensors'} is missing, and so are {others}; {remedy}")
+
+
+# files -> what they are, and what to bring in their place
+OTHER_FORMS = {
+    "adapter_*": "of an adapter; merge it into its base model and save that",
+    "*.gguf": "GGUF; bring the safetensors that it was made of",
+    "flax_model*": "of Flax; save the model with PyTorch",
+    "*.h5": "of TensorFlow; save the model with PyTorch",
+    "consolidated*": "in its maker's own layout; bring the folder in the layout of transformers",
+    "model.*.safetensors": "a variant; call it model.safetensors if it is the one to load",
+    "pytorch_model.*.bin": "a variant; call it pytorch_model.bin if it is the one to load",
+    "*-of-*": "a shard; bring the index of all of them as well, model.safetensors.index.json",
+}
+
+
+def other_form(folder: Path) -> str:
+    """What a folder holds in place of what is read here, "" where it holds nothing of the kind."""
+    for pattern, what in OTHER_FORMS.items():
+        if found := sorted(folder.glob(f"[!.]{pattern}" if pattern[0] == "*" else pattern)):
+            return f"{found[0].name} is {what}"
+    return ""
 
 
 def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str]]]:
@@ -338,15 +361,19 @@ def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str]]]:
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file, as views of a memory map of it.
+    """The tensors of a PyTorch file, as views of a memory map of it; one from before torch 1.6 is copied.
 
-    A pickle can run anything. It is only read with weights_only=True, and by a torch in which the
-    two known ways around that are closed (CVE-2025-32434 in 2.6, CVE-2026-24747 in 2.10).
+    Of a file in which a training kept more, those under "model" or "state_dict". A pickle can run
+    anything. It is only read with weights_only=True, and by a torch in which the two known ways around
+    that are closed (CVE-2025-32434 in 2.6, CVE-2026-24747 in 2.10).
     """
     if tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 10):
         refuse(path, f"reading a .bin takes torch 2.10, this is {torch.__version__}; update it")
+    is_zip = path.is_file() and zipfile.is_zipfile(
+        path
+    )  # since torch 1.6, and only these can be mapped
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
         # its first sentence; torch goes on with how to read it all the same, which is not safe
         why = re.split(r"\. |\n", str(error).strip() or repr(error))[0][:120]
@@ -354,6 +381,9 @@ def load_bin(path: Path) -> dict[str, Tensor]:
         refuse(path, f"{why}safetensors where you trust it")
     if not isinstance(tensors, dict):
         refuse(path, f"holds a {type(tensors).__name__}, not names and tensors; copy it again")
+    for kept_as in "model", "state_dict":
+        if isinstance(tensors.get(kept_as), dict):
+            tensors = tensors[kept_as]
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.is_sparse:
             refuse(path, f"{str(key)[:80]!r} is not a name with a dense tensor; copy it again")
@@ -367,6 +397,12 @@ PUBLISHED = {  # name: (repository, its tokenizer)
     "t5-large": ("google-t5/t5-large", "spiece.model"),
     "google/flan-t5-small": ("google/flan-t5-small", "spiece.model"),
     "google/flan-t5-base": ("google/flan-t5-base", "spiece.model"),
+    "google/mt5-small": ("google/mt5-small", "spiece.model"),
+    "google/umt5-small": ("google/umt5-small", "spiece.model"),
+    "HuggingFaceTB/SmolLM2-135M": ("HuggingFaceTB/SmolLM2-135M", "tokenizer.json"),
+    "HuggingFaceTB/SmolLM2-360M": ("HuggingFaceTB/SmolLM2-360M", "tokenizer.json"),
+    "Qwen/Qwen2.5-0.5B": ("Qwen/Qwen2.5-0.5B", "tokenizer.json"),
+    "Qwen/Qwen3-0.6B-Base": ("Qwen/Qwen3-0.6B-Base", "tokenizer.json"),
     "open_llama_3b": ("openlm-research/open_llama_3b", "tokenizer.model"),
     "open_llama_3b_v2": ("openlm-research/open_llama_3b_v2", "tokenizer.model"),
 }

@@ -673,7 +673,9 @@ TABLE = [
     # a folder with published weights
     (f"{TOY} --backbone t5-huge", None,
      "--backbone t5-huge: neither a folder nor one of tiny, tiny-llama, t5-small, t5-base, t5-large, "
-     "google/flan-t5-small, google/flan-t5-base, open_llama_3b, open_llama_3b_v2"),
+     "google/flan-t5-small, google/flan-t5-base, google/mt5-small, google/umt5-small, "
+     "HuggingFaceTB/SmolLM2-135M, HuggingFaceTB/SmolLM2-360M, Qwen/Qwen2.5-0.5B, Qwen/Qwen3-0.6B-Base, "
+     "open_llama_3b, open_llama_3b_v2; of any other model, download the folder and give its path"),
     (T5, remove("t5/config.json"),
      "t5/config.json is missing: is t5 the folder of a model?"),
     (T5, folder("t5/config.json"),

@@ -12,6 +12,7 @@ import model as model_module
 from model import (
     NO_TOKEN,
     T5,
+    Llama,
     LlamaConfig,
     Prefix,
     T5Config,
@@ -19,9 +20,11 @@ from model import (
     relative_position_bucket,
     target_loss,
 )
-from support.backbones import save_backbone
+from support.backbones import init_from_scratch, save_backbone
 from support.candidates import generate, score_candidates
+from support.command import read_command
 from support.files import InputError, load_tensors, save_tensors
+from support.flags import P5_ON, settings
 from support.weights import public_names
 
 # eight pairs of entries: some turn often over 24 tokens, some hardly, some lie between
@@ -385,6 +388,127 @@ def test_old_files_with_copies_and_tables_load(tmp_path):
     edit_tensors(llama, lambda tensors: tensors.update({key: speeds * 2}))
     with pytest.raises(InputError, match="inv_freq is not what rope_theta"):
         load_backbone(llama)
+
+
+def tied(folder, kind):
+    """A tied model; its tensors under their published names."""
+    save_backbone(
+        random_t5(50) if kind == "t5" else random_llama(50, tie_word_embeddings=True), folder
+    )
+    return {k: v.clone() for k, v in load_tensors(folder / "model.safetensors").items()}
+
+
+def under_one_name(name):
+    """What safetensors' `save_model` leaves of an embedding that is a head as well."""
+
+    def write(folder, tensors):
+        original = "shared.weight" if "shared.weight" in tensors else "model.embed_tokens.weight"
+        tensors[name] = tensors.pop(original)
+        save_tensors(folder / "model.safetensors", tensors)
+
+    return write
+
+
+def without_prefix(folder, tensors):
+    bare = {key.removeprefix("model."): value for key, value in tensors.items()}
+    save_tensors(folder / "model.safetensors", bare)
+
+
+def as_bin(change=lambda tensors: tensors, **how):
+    def write(folder, tensors):
+        (folder / "model.safetensors").unlink()
+        torch.save(change(tensors), folder / "pytorch_model.bin", **how)
+
+    return write
+
+
+@pytest.mark.parametrize("cfg, kind", [("umt5", "t5"), ("mistral", "llama"), ("qwen3", "llama")])
+def test_relatives_are_trained_at_the_rates_of_their_family(tmp_path, cfg, kind):
+    """Not at those that fill the empty embeddings of a model from scratch."""
+    cfg = REFERENCE_CONFIGS[cfg]
+    model = T5(cfg) if isinstance(cfg, T5Config) else Llama(cfg)
+    init_from_scratch(model, torch.Generator().manual_seed(0))
+    save_backbone(model, tmp_path)
+    read = read_command(["--attr", "gender", "--toy-users", "20", "--backbone", str(tmp_path)])
+    p5, _, _ = settings(read.args, read.attrs, read.kind)
+    assert read.kind == kind and p5.lr == p5.embedding_lr == P5_ON[kind]["lr"]
+
+
+FORMS = {  # (kind of model, how its tensors are written anew)
+    "t5 under the head's name": ("t5", under_one_name("lm_head.weight")),
+    "t5 under the decoder's name": ("t5", under_one_name("decoder.embed_tokens.weight")),
+    "llama under the head's name": ("llama", under_one_name("lm_head.weight")),
+    "llama without its head": ("llama", without_prefix),
+    "bin of a torch before 1.6": ("t5", as_bin(_use_new_zipfile_serialization=False)),
+    "bin of a training": (
+        "llama",
+        as_bin(lambda t: {"model": t, "epoch": 3, "optimizer": {"a": [1]}}),
+    ),
+    "bin of a state_dict": ("t5", as_bin(lambda t: {"state_dict": t})),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_loads_in_every_form(tmp_path, form):
+    kind, write = FORMS[form]
+    tensors = tied(tmp_path, kind)
+    expected = {name: value.clone() for name, value in load_backbone(tmp_path).state_dict().items()}
+    write(tmp_path, tensors)
+    found = load_backbone(tmp_path).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["T5", "Llama"])
+def test_what_safetensors_save_model_leaves_has_the_same_logits(tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    save_model = pytest.importorskip("safetensors.torch").save_model
+    kind = "t5 relu, tied" if name == "T5" else "llama tied"
+    ids, decoder_ids, _ = reference_checkpoint(tmp_path, REFERENCE_CONFIGS[kind])
+    whole = our_logits(load_backbone(tmp_path).eval(), ids, decoder_ids)
+    model = {"T5": "T5ForConditionalGeneration", "Llama": "LlamaForCausalLM"}[name]
+    reference = getattr(transformers, model).from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    save_model(reference, str(tmp_path / "model.safetensors"))
+    again = our_logits(load_backbone(tmp_path).eval(), ids, decoder_ids)
+    assert torch.equal(whole, again)
+
+
+def test_a_t5_that_transformers_calls_tied_keeps_its_own_head(tmp_path):
+    """Version 5 writes so of every T5; one whose outputs are not scaled has a head of its own in the file."""
+    cfg = REFERENCE_CONFIGS["t5 gated-gelu, untied"]
+    ids, decoder_ids, theirs = reference_checkpoint(tmp_path, cfg)
+    edit_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
+    backbone = load_backbone(tmp_path).eval()
+    assert backbone.head is not None
+    assert difference(our_logits(backbone, ids, decoder_ids), theirs, ids) <= 1e-4
+
+
+OTHER_FILES = {
+    "adapter_model.safetensors": "merge it into its base model",
+    "model-q4.gguf": "is GGUF; bring the safetensors",
+    "flax_model.msgpack": "is of Flax; save the model with PyTorch",
+    "tf_model.h5": "is of TensorFlow",
+    "consolidated.00.pth": "is in its maker's own layout",
+    "model.fp16.safetensors": "is a variant; call it model.safetensors",
+    "pytorch_model.fp16.bin": "is a variant; call it pytorch_model.bin",
+    "model-00001-of-00002.safetensors": "bring the index",
+}
+
+
+@pytest.mark.parametrize("file", OTHER_FILES)
+def test_a_folder_in_another_form_says_what_it_is(tmp_path, file):
+    """Beside a config.json, and without one, as GGUF and adapters are."""
+    save_backbone(random_t5(50), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / file)
+    for missing in "model.safetensors", "config.json":
+        with pytest.raises(InputError) as error:
+            load_backbone(tmp_path)
+        text = str(error.value)
+        assert (
+            f"{missing} is missing" in text and f"{file} is " in text and OTHER_FILES[file] in text
+        )
+        (tmp_path / "config.json").unlink(missing_ok=True)
 
 
 def edit_config(folder, **changes):

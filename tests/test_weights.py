@@ -121,6 +121,21 @@ def test_fetch_and_load(hub, tmp_path):
     assert len(hub.log) == n_requests
 
 
+def test_fetch_what_has_a_tokenizer_json(hub, tmp_path):
+    """The names of today's models: their tokenizer is not a sentencepiece model."""
+    (made := tmp_path / "smollm2").mkdir()
+    save_backbone(random_llama(400, num_key_value_heads=2, tie_word_embeddings=True), made)
+    (made / "tokenizer.json").write_text("{}")
+    for file in made.iterdir():
+        path = f"/HuggingFaceTB/SmolLM2-135M/resolve/main/{file.name}"
+        hub.files[path] = file.read_bytes()
+    say = lambda line: None
+    folder = tmp_path / "fetched"
+    weights.fetch_backbone("HuggingFaceTB/SmolLM2-135M", folder, hub.url, say, pause=0.0)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in made.iterdir())
+    assert load_backbone(folder).cfg == load_backbone(made).cfg
+
+
 def test_fetch_sharded(hub, tmp_path):
     """A repository with an index of shards and without model.safetensors."""
     hub.files.pop(WEIGHTS)
@@ -234,6 +249,10 @@ def test_what_is_no_size_is_refused_before_it_is_computed_with(tmp_path, field, 
 def test_unknown_backbone_is_named():
     with pytest.raises(InputError, match="neither a folder nor one of tiny, tiny-llama, t5-small"):
         backbone_folder("t5-gigantic")
+    with pytest.raises(
+        InputError, match="of any other model, download the folder and give its path"
+    ):
+        backbone_folder("HuggingFaceTB/SmolLM2-1.7B")
 
 
 # -------------------------------------------------------------------------------------------------
