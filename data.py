@@ -64,7 +64,7 @@ def draw_negatives(dataset: Dataset, seed: int, n: int = N_NEGATIVES) -> np.ndar
 
 
 def hold_out(dataset: Dataset, attr: str, share: float, seed: int) -> np.ndarray:
-    """The labels (users,) that an adversary may know; -1 where the label is held out.
+    """The labels (users,) that an adversary may know; -1 where one is held out, NO_LABEL where there is none.
 
     `share` of each class's people are held out, and all copies of people.
     """
@@ -72,7 +72,7 @@ def hold_out(dataset: Dataset, attr: str, share: float, seed: int) -> np.ndarray
     for label in np.unique(known):
         users = rng.permutation(np.flatnonzero((dataset.labels(attr) == label) & dataset.is_person))
         known[users[: round(share * len(users))]] = -1
-    known[~dataset.is_person] = -1
+    known[~dataset.is_person] = np.minimum(known[~dataset.is_person], -1)
     return known
 
 

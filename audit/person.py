@@ -85,11 +85,12 @@ def compare(
     The lists are those before the held-out test item, out of what the user has not met until then.
     Attackers learn from other users only.
     """
-    corpus, attributes = opened.corpus, opened.corpus.dataset.attributes
-    user = find_user(corpus, name)
+    corpus, user = opened.corpus, find_user(opened.corpus, name)
     others = np.setdiff1d(people_with(corpus, "test"), [user])
     others = np.random.default_rng([seed, 21]).permutation(others)[: LEARNT_FROM - 1]
     users = np.sort(np.append(others, user))
+    known = corpus.dataset.attributes.items()
+    attributes = {attr: labels for attr, labels in known if (labels[users] >= 0).all()}
     row, orders, sure = int(np.searchsorted(users, user)), [], {attr: [] for attr in attributes}
     for prefix in None, opened.hiding(hide):
         alone = Asked(corpus, task, "test", np.array([user]))
@@ -104,7 +105,7 @@ def compare(
 def comparison(found: Compared) -> str:
     """The screen: who, what was met last, both lists side by side, what moved, and the attackers."""
     dataset, numbers, user = found.corpus.dataset, found.corpus.numbers, found.user
-    classes = {k: dataset.classes[k][labels[user]] for k, labels in dataset.attributes.items()}
+    classes = {k: dataset.classes[k][dataset.attributes[k][user]] for k in found.sure}
     titled = lambda item: f"{numbers[item]:<7}{dataset.titles[item]}"
     was, now = ({item: n for n, item in enumerate(order, 1)} for order in found.orders)
     hidden = ", ".join(found.hide) or "nothing"

@@ -64,7 +64,7 @@ def read_command(argv: list[str] | None) -> Command:
     attrs = read_attrs(args.attr, "--attr")
     toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
     check_toy_flags(args)
-    dataset = load_dataset(args.data, args.data_dir, args.seed, toy)
+    dataset = load_dataset(args.data, args.data_dir, args.seed, toy).about(attrs)
     for attr in attrs:
         dataset.labels(attr)  # says so where there is no such attribute
     folder = backbone_folder(args.backbone)
@@ -131,7 +131,7 @@ def read_finished(folder: Path) -> Finished:
         toy = ToyConfig(**config["toy"])
     except (KeyError, TypeError) as error:
         refuse(where, f"config.json is of another version ({error!r}); run train.py again")
-    dataset = load_dataset(config["data"], data_dir, config["seed"], toy)
+    dataset = load_dataset(config["data"], data_dir, config["seed"], toy).about(config["attrs"])
     if (now := fingerprint(dataset)) != config["data fingerprint"]:
         why = f"its data were {config['data fingerprint']}, {config['data']} is now {now}"
         refuse(where, f"{why}; run train.py again")

@@ -8,7 +8,7 @@ import io
 import re
 import urllib.request
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -38,6 +38,8 @@ ML1M_FOLDER = "data/ml-1m"
 ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
 # how programs write that there is no value; not "none", an occupation of MovieLens-100K
 MISSING = {"", *"nan null na n/a #n/a <na> nil undefined missing ? - -- \\n".split()}
+NO_LABEL = -2  # class of a user of whom the data do not say one
+MOST_CLASSES = 50  # of an attribute that is attacked
 # of Insurance's Train.csv, before one column for each product
 PERSON = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
 
@@ -67,7 +69,7 @@ class Dataset:
 
     name: str
     users: list[str]  # the source's own ids
-    attributes: dict[str, np.ndarray]  # class of each user, (users,)
+    attributes: dict[str, np.ndarray]  # class of each user, (users,); NO_LABEL for none
     classes: dict[str, list[str]]  # what each class is called
     titles: list[str]
     genres: list[str]  # names joined by "|", "" where unknown
@@ -75,19 +77,50 @@ class Dataset:
     nouns: tuple[str, str, str] = ("movies", "movie", "watched")  # for the prompts
     notes: list[str] = field(default_factory=list)  # what was left out and how often
     copies: Copies | None = None
+    unlabelled: np.ndarray | None = (
+        None  # (users,) who has no label in an attribute that is asked for
+    )
 
     @property
     def is_person(self) -> np.ndarray:
-        """(users,) False for the copies, whom the recommender knows but who are never measured."""
+        """(users,) False for whom the recommender knows but who is never measured: copies, the unlabelled."""
         person = np.ones(len(self.users), dtype=bool)
+        if self.unlabelled is not None:
+            person &= ~self.unlabelled
         if self.copies is not None:
             person[self.copies.twins] = person[self.copies.placebos] = False
         return person
 
+    def about(self, attrs: tuple[str, ...]) -> "Dataset":
+        """The same data for a run about these attributes. Raises InputError where there is no such one.
+
+        Who has no label in one of them is recommended to like everybody, and is in no attack, no Hit@k and,
+        for that attribute, in no loss of an adversary.
+        """
+        lacks, notes = np.zeros(len(self.users), dtype=bool), [*self.notes]
+        for attr in attrs:
+            check_attribute(attr, self.name, self.attributes)
+            have_none = self.attributes[attr] == NO_LABEL
+            if have_none.any():
+                what = "recommended to like everybody, never measured"
+                notes.append(f"{have_none.sum()} users without {attr}: {what}")
+            lacks |= have_none
+        return replace(self, unlabelled=lacks, notes=notes)
+
     def labels(self, attr: str) -> np.ndarray:
-        """Class of each user (users,). Raises InputError for an attribute that cannot be attacked."""
+        """Class of each user (users,), NO_LABEL for those who have none and are not measured.
+
+        Raises InputError for an attribute that cannot be attacked.
+        """
         check_attribute(attr, self.name, self.attributes)
-        counts = np.bincount(self.attributes[attr], minlength=len(self.classes[attr]))
+        values = self.attributes[attr]
+        if n := ((values == NO_LABEL) & self.is_person).sum():
+            why = f"{n} users of {self.name} have none, and the run was not begun with it"
+            refuse(f"--attr {attr}", f"{why}; begin one with it among its --attr")
+        if len(self.classes[attr]) > MOST_CLASSES:
+            many = f"{len(self.classes[attr])} classes in {self.name}, {MOST_CLASSES} at most are attacked"
+            refuse(f"--attr {attr}", f"{many}; put several into one in the file, or choose another")
+        counts = np.bincount(values[values >= 0], minlength=len(self.classes[attr]))
         if (counts > 0).sum() < 2:
             name = self.classes[attr][counts.argmax()]
             alike = f"all {counts.sum()} users of {self.name} are in one class ({name})"
@@ -113,10 +146,14 @@ def files_of(name: str, folder: Path | None) -> Path | None:
 def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyConfig()) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
-    `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into `ML1M_FOLDER`.
+    In a folder with NAME.inter, or NAME/NAME.inter, this is read whatever the name is: RecBole has its own
+    ml-100k. `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into
+    `ML1M_FOLDER`.
     """
     if name == "toy":
         return load_toy(seed, cfg)
+    if folder is not None and inter_in(name, folder).exists():
+        return load_recbole(name, folder)
     if name == "ml-1m":
         return load_ml1m(folder or download_ml1m(Path(ML1M_FOLDER)))
     if folder is None:
@@ -124,6 +161,25 @@ def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyCo
     if name == "ml-100k":
         return load_ml100k(folder)
     return load_insurance(folder) if name == "insurance" else load_recbole(name, folder)
+
+
+def inter_in(name: str, folder: Path) -> Path:
+    """The interactions of a data set in RecBole's files, in the folder or in one of its name within it."""
+    within = folder / name / f"{name}.inter"
+    # the name is also part of a run's folder
+    return within if Path(name).name == name and within.exists() else folder / f"{name}.inter"
+
+
+def hint(path: Path) -> str:
+    """Where a file may be that is missing."""
+    folder = path.parent
+    if folder.is_file():
+        return f"{folder} is a file; unpack it and name its folder with --data-dir"
+    if elsewhere := sorted(folder.glob(f"*/{path.name}")):
+        return f"it is in {elsewhere[0].parent}; name that with --data-dir"
+    if zips := sorted(folder.glob("*.zip")):
+        return f"unpack {zips[0]}, and name the folder with --data-dir"
+    return ""
 
 
 def load_toy(seed: int, cfg: ToyConfig = ToyConfig()) -> Dataset:
@@ -188,7 +244,8 @@ def read_rows(
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = "is missing" if missing else f"cannot be read: {error.strerror}"
-        raise InputError(f"{path} {why}; put it there or correct --data-dir") from None
+        remedy = hint(path) or "put it there or correct --data-dir"
+        raise InputError(f"{path} {why}; {remedy}") from None
 
 
 def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> int:
@@ -201,9 +258,14 @@ def whole(where: str, what: str, text: str, low: int = 0, high: int = 2**53) -> 
     return int(text)
 
 
+def says_nothing(what: str, text: str) -> bool:
+    """Whether a cell only says that there is no value."""
+    return text.strip().lower() in MISSING or (what, text) == ("age", "-1")
+
+
 def given(where: str, what: str, text: str, whose: str = "user") -> str:
     """`text` as it is; InputError at `where` if it only says that there is no value."""
-    if text.strip().lower() in MISSING or (what, text) == ("age", "-1"):
+    if says_nothing(what, text):
         says = f"{text[:40]!r}, which stands for no value" if text.strip() else "empty"
         refuse(where, f"{what} is {says}; fill it or remove the {whose}")
     return text
@@ -281,8 +343,13 @@ class Draft:
         ids, attributes, classes = list(self.users), {}, {}
         for attr in self.people[0]:
             labels = [person[attr] for person in self.people]
-            classes[attr] = self.classes.get(attr) or sorted(set(labels))
+            names = self.classes.get(attr) or sorted({*labels} - {None})
+            if not names:
+                self.notes.append(f"{attr} left out, of which nobody has a value")
+                continue
+            classes[attr] = names
             codes = {name: i for i, name in enumerate(classes[attr])}  # of names; others are codes
+            codes[None] = NO_LABEL
             attributes[attr] = np.array([codes.get(label, label) for label in labels])[active]
         return Dataset(
             name=self.name,
@@ -433,30 +500,30 @@ def load_recbole(name: str, folder: Path) -> Dataset:
     """A data set in RecBole's atomic files: NAME.inter and NAME.user, and NAME.item if there is one.
 
     Tab-separated, the first line names each column as `field:type`. Every `token` column of
-    NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in whole
-    years (token or float, more than ten different ones) becomes MovieLens-1M's seven classes,
-    and one that is no year among them is refused: it would leave a class for every year.
-    Interactions are ordered by `timestamp`, where there is none by their order in the file. A
-    title is the item's first column with 'title' or 'name' in its field.
+    NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in years (token or
+    float, more than ten different ones) becomes MovieLens-1M's seven classes, and what is no number of
+    years among them is refused: it would leave a class for every year. A user whose cell is empty, or only
+    says that there is no value (`MISSING`; as an age, -1), has no label there. Interactions are ordered
+    by `timestamp`, where there is none by their order in the file. A title is the item's first column
+    with 'title' or 'name' in its field.
     """
-    path, draft = folder / f"{name}.inter", Draft(name)
-    if Path(name).name != name or not path.exists():  # the name is also part of a run's folder
-        others = "toy, ml-1m, ml-100k, insurance"
-        refuse(f"--data {name}", f"neither {others} nor a file {path}; correct one of the two")
+    path, draft = inter_in(name, folder), Draft(name)
+    if Path(name).name != name or not path.exists():
+        why = f"neither toy, ml-1m, ml-100k, insurance nor a file {path}"
+        refuse(f"--data {name}", f"{why}; {hint(path) or 'correct one of the two'}")
     user_path = path.with_name(f"{name}.user")
     types, rows = read_atomic(user_path, "user_id")
     for where, row in rows:
         draft.add(where, "user", row["user_id"], row)
-        for column in types:
-            if types[column] == "token" or not row[column]:  # of no other the values are used
-                given(where, column, row[column])
-    ages = {person.get("age", "").removesuffix(".0") for person in draft.people}
+        row |= {column: None for column in types if says_nothing(column, row[column])}
+    ages = {person["age"].removesuffix(".0") for person in draft.people if person.get("age")}
     # a single one may be no year: the largest of ages that were scaled to 0 .. 1
     if len(ages) > 10 and len(ages & {str(years) for years in range(1, 121)}) > 1:
         draft.classes["age"], types["age"] = AGES, "token"
         for line, person in enumerate(draft.people, start=2):
-            years = person["age"].removesuffix(".0")
-            person["age"] = age_class(whole(f"{user_path}:{line}", "age", years, 1, 120))
+            if person["age"]:  # months, as in 33.5, do not matter
+                years = re.sub(r"\.\d{1,9}$", "", person["age"], flags=re.ASCII)
+                person["age"] = age_class(whole(f"{user_path}:{line}", "age", years, 1, 120))
     kept = [column for column in types if types[column] == "token" and column != "user_id"]
     draft.people = [{column: person[column] for column in kept} for person in draft.people]
     item_path = path.with_name(f"{name}.item")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from support.datasets import NO_LABEL
 from support.side_by_side import make_folds, standardised
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # each is tried until one does worse
@@ -25,7 +26,8 @@ def labels_for_game(
     """What a game's adversary is told: of each attribute how likely each class is of each user (users, c).
 
     `known` has class indices (users,), negative where they are held out. `hard`: the labels themselves, 1 or
-    0, and zeros where they are held out. Else what `histories` (users, items) tell of everybody.
+    0, and zeros where they are held out. Else what `histories` (users, items) tell of everybody, and zeros
+    where there is no label at all (NO_LABEL).
     """
     if hard:
         return {k: one_hot(y) for k, y in known.items()}
@@ -77,6 +79,7 @@ def expected_labels(x: Tensor, known: np.ndarray) -> np.ndarray:
             break
         least, found = loss, torch.stack(of_models).mean(0)
         found[rows] = unseen
+    found[y == NO_LABEL] = 0.0  # of these the data say nothing to hide
     return found.numpy()
 
 

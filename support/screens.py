@@ -5,7 +5,7 @@ from typing import Iterable, Sequence
 
 import numpy as np
 
-from support.datasets import Dataset
+from support.datasets import MOST_CLASSES, Dataset
 from support.hits import IN_WORDS, SHARES, triple
 
 # What the rows are called in files and here.
@@ -41,8 +41,13 @@ def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -
     sizes = f"{len(dataset.users)} users, {len(dataset.titles)} items, {lengths.sum()} interactions"
     lines = [f"{dataset.name}: {sizes}", *(f"  {note}" for note in dataset.notes)]
     for name, values in dataset.attributes.items():
-        counts = np.bincount(values, minlength=len(dataset.classes[name]))
-        classes = ", ".join(f"{c} {n}" for c, n in zip(dataset.classes[name], counts))
+        counts = np.bincount(values[values >= 0], minlength=len(dataset.classes[name]))
+        listed = [f"{c} {n}" for c, n in zip(dataset.classes[name], counts)]
+        if len(listed) > MOST_CLASSES:
+            listed = [
+                f"{len(listed)} classes, too many to be attacked: {listed[0]}, {listed[1]}, .."
+            ]
+        classes = ", ".join(listed + [f"not known {n}" for n in [(values < 0).sum()] if n])
         lines.append(f"  {name}{' (to be hidden)' if name in attrs else ''}: {classes}")
     for n, consequence in (1, "trained on, not tested"), (2, "tested, without a validation item"):
         if (lengths == n).any():

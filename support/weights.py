@@ -191,11 +191,11 @@ def read_rope(path: Path, config: dict) -> None:
     Raises InputError for a scaling or a sliding window that is not implemented.
     """
     rope = config.pop("rope_scaling", None) or config.pop("rope_parameters", None) or {}
-    named = rope if isinstance(rope, dict) else {"rope_type": rope}
-    named = {key: value for key, value in named.items() if value is not None}
+    named = dict(rope) if isinstance(rope, dict) else {"rope_type": rope}
     theta = named.pop("rope_theta", config.get("rope_theta", LlamaConfig.rope_theta))
     named.setdefault("rope_type", named.pop("type", "default"))  # its older name
-    turns_all, kind = named.pop("partial_rotary_factor", 1.0) == 1.0, str(named["rope_type"])
+    turns_all = named.pop("partial_rotary_factor", None) in (None, 1.0)
+    kind = str(named["rope_type"])
     numbers = [value for key, value in named.items() if key != "rope_type"]
     fits = turns_all and named.keys() == {"rope_type", *ROPE.get(kind, ["unknown"])}
     fits = fits and all(type(value) in (int, float) and 0 < value < 1e9 for value in numbers)

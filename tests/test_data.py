@@ -8,6 +8,8 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
+from commands import command
 from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
 
 import data
@@ -25,6 +27,7 @@ from data import (
     training_example,
 )
 from support import datasets, toy
+from support.expected import labels_for_game
 from support.files import InputError
 
 
@@ -117,6 +120,106 @@ def test_recbole_ages_in_years_become_seven_classes(tmp_path):
     assert class_names(dataset, "age") == ["under 18", "35-44", "56+"]
 
 
+def test_recbole_ages_that_are_missing_or_have_months(tmp_path):
+    folder, ages = write_miniature(tmp_path, "mini"), ["nan", "-1", "?", "", "33.5", *range(15, 30)]
+    users = "".join(f"u{i}\t{age}\n" for i, age in enumerate(ages))
+    (folder / "mini.user").write_text("user_id:token\tage:float\n" + users)
+    met = "".join(f"u{i}\ti1\n" for i in range(len(ages)))
+    (folder / "mini.inter").write_text("user_id:token\titem_id:token\n" + met)
+    dataset = datasets.load_dataset("mini", folder)
+    assert dataset.attributes["age"][:4].tolist() == [datasets.NO_LABEL] * 4
+    assert [datasets.AGES[c] for c in dataset.attributes["age"][4:9]] == ["25-34"] + 3 * [
+        "under 18"
+    ] + ["18-24"]
+
+
+def test_what_nobody_says_is_no_attribute(tmp_path):
+    folder = write_miniature(tmp_path, "mini")
+    people = (folder / "mini.user").read_text()
+    (folder / "mini.user").write_text(people.replace("\tDE", "\t").replace("\tFR", "\t"))
+    dataset = datasets.load_dataset("mini", folder)
+    assert "country" not in dataset.classes and "gender" in dataset.classes
+    assert "country left out, of which nobody has a value" in dataset.notes
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-1m", "insurance"])
+@pytest.mark.parametrize("place", ["", "{}"])
+def test_recbole_s_own_copies_of_known_data_sets_are_read_as_they_are(tmp_path, name, place):
+    """Its ml-100k has ml-100k.inter, often in a folder of that name, beside which no u.data lies."""
+    (folder := tmp_path / place.format(name)).mkdir(exist_ok=True)
+    write_miniature(folder, "mini")
+    for file in folder.glob("mini.*"):
+        file.rename(folder / f"{name}{file.suffix}")
+    assert datasets.load_dataset(name, tmp_path).users == ["u1", "u2", "u3"]
+    assert datasets.load_dataset(name, tmp_path).name == name
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_folder_one_level_too_high_or_a_zip_gets_a_hint(tmp_path, name):
+    (inner := tmp_path / "inner").mkdir()
+    write_miniature(inner, name)
+    with pytest.raises(InputError, match=f"it is in {inner}; name that with --data-dir"):
+        datasets.load_dataset(name, tmp_path)
+    for file in inner.iterdir():
+        file.unlink()
+    (tmp_path / "all.zip").write_bytes(b"")
+    with pytest.raises(InputError, match="unpack .*all.zip, and name the folder"):
+        datasets.load_dataset(name, tmp_path)
+    with pytest.raises(InputError, match="all.zip is a file; unpack it"):
+        datasets.load_dataset(name, tmp_path / "all.zip")
+
+
+def some_without_gender(folder, n_people=80, n_without=9) -> None:
+    """A data set "shop" of people who met fourteen of thirty items; of the first ones no gender is known."""
+    rng, people, met = np.random.default_rng(0), [], []
+    for user in range(n_people):
+        people.append(
+            f"u{user}\t{'' if user < n_without else 'FM'[user % 2]}\t{20 + user % 40}\t\n"
+        )
+        items = rng.permutation(30)[:14]
+        met += [f"u{user}\ti{item}\t{when}\n" for when, item in enumerate(items)]
+    head = "user_id:token\tgender:token\tage:token\theight:float\n"
+    (folder / "shop.user").write_text(head + "".join(people))
+    head = "user_id:token\titem_id:token\ttimestamp:float\n"
+    (folder / "shop.inter").write_text(head + "".join(met))
+
+
+def test_who_has_no_label_is_recommended_to_and_never_measured(tmp_path):
+    some_without_gender(tmp_path)
+    dataset = datasets.load_dataset("shop", tmp_path)
+    assert dataset.about(("age",)).is_person.all()  # only what is asked for matters
+    dataset = dataset.about(("gender", "age"))
+    assert (
+        dataset.notes[-1] == "9 users without gender: recommended to like everybody, never measured"
+    )
+    assert np.flatnonzero(~dataset.is_person).tolist() == list(range(9))
+    known = {attr: data.hold_out(dataset, attr, 0.4, 0) for attr in ("gender", "age")}
+    assert (known["gender"][:9] == datasets.NO_LABEL).all() and (known["gender"][9:] > -2).all()
+    assert (known["age"][:9] == -1).all()
+    corpus = make_corpus(dataset, None, P5Config(), seed=0)
+    assert set(data.people_with(corpus, "test")) == set(range(9, 80))  # in no attack, in no Hit@k
+    for task in data.TASKS:  # but P5 learns from them
+        assert set(range(9)) <= set(positions_of(corpus, task)[0])
+    histories = torch.from_numpy(data.marks_of(corpus.split.train, 30)).numpy()
+    for hard in (True, False):
+        labels = labels_for_game(known, histories, hard)
+        assert not labels["gender"][:9].any()  # in no L_dis
+        assert hard or labels["gender"][9:].any(1).all() and labels["age"].any(1).all()
+
+
+def test_a_run_whose_data_have_an_empty_cell(tmp_path):
+    some_without_gender(tmp_path)
+    small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 3 --out run"
+    done = command(tmp_path, f"--attr gender --data shop --data-dir . {small}")
+    assert done.returncode == 0, done.stderr
+    assert "  9 users without gender: recommended to like everybody" in done.stdout
+    assert "gender (to be hidden): F 35, M 36, not known 9" in done.stdout
+    assert "sequential recommendation, 71 users" in done.stdout
+    asked = "--kind classifier --attr gender --run run --hide gender"
+    again = command(tmp_path, asked, "probe.py")
+    assert again.returncode == 0, again.stderr
+
+
 def test_windows_line_ends_byte_order_mark_and_no_last_newline(miniature):
     name, folder = miniature
     plain = datasets.fingerprint(datasets.load_dataset(name, folder))
@@ -166,7 +269,7 @@ BAD_ROWS = {  # data set, file, text to replace, replacement, expected in the me
     "type": ("mini", "mini.user", "age:token", "age:int", "mini.user:1: the header"),
     "path": ("mini", "mini.user", "country:", "../country:", "mini.user:1: the header"),
     "comma": ("mini", "mini.user", "country:", "land,country:", "mini.user:1: the header"),
-    "empty": ("mini", "mini.user", "\tFR", "\t", "mini.user:3: country is empty"),
+    "no name": ("mini", "mini.user", "u2\t", "\t", "mini.user:3: user is empty"),
     "width": ("mini", "mini.user", "\tFR", "", "mini.user:3: 3 columns"),
     "no id": ("mini", "mini.inter", "item_id:", "film:", "mini.inter:1: the header"),
     "stranger": ("mini", "mini.inter", "u2\ti1", "u7\ti1", "mini.inter:5: user 'u7'"),

@@ -65,7 +65,7 @@ YEARS = [str(years) for years in range(15, 75)] * 10
 
 
 @pytest.mark.parametrize("kind", ["token", "float"])
-@pytest.mark.parametrize("odd", ["nan", "-1", "250", "old", "18-24", "1e9", "0", "24.5", "²", "?"])
+@pytest.mark.parametrize("odd", ["250", "old", "18-24", "1e9", "0", "²", "-3"])
 def test_an_age_that_is_no_year_among_years_is_named(tmp_path, kind, odd):
     write_people(tmp_path, f"age:{kind}", [*YEARS[:598], odd, *YEARS[:2]])
     line = refusal(datasets.load_dataset, "mini", tmp_path)
@@ -103,7 +103,9 @@ def test_what_says_that_there_is_no_value_is_no_class_and_no_id(tmp_path, missin
     said = f"'{missing}', which stands" if missing.strip() else "empty"
     said = said.replace("\\", "\\\\")
     write_people(tmp_path, "country:token", ["DE", missing, "FR"])
-    assert f"mini.user:3: country is {said}" in refusal(datasets.load_dataset, "mini", tmp_path)
+    found = datasets.load_dataset("mini", tmp_path)
+    assert found.classes["country"] == ["DE", "FR"]
+    assert found.attributes["country"].tolist() == [0, datasets.NO_LABEL, 1]
     write_miniature(tmp_path, "mini")
     for file, old, what in (
         ("mini.user", "u2\t30", "mini.user:3: user is"),
@@ -201,7 +203,8 @@ NULL_IS_FINE |= {"pad_token_id": 0, "decoder_start_token_id": 0, "tie_word_embed
 def test_every_field_that_is_read_is_checked(tmp_path, kind):
     save_backbone(SAVED[kind](50), tmp_path)
     good = json.loads((tmp_path / "config.json").read_text())
-    assert good.keys() <= FIELDS[kind].keys() and len(FIELDS[kind]) >= 14
+    others = {"rope_scaling"}  # see test_what_llamas_say_of_rotations
+    assert good.keys() - others <= FIELDS[kind].keys() and len(FIELDS[kind]) >= 14
     for field, what in FIELDS[kind].items():
         for value in WRONG[what]:
             (tmp_path / "config.json").write_text(json.dumps(good | {field: value}))
@@ -226,7 +229,7 @@ def test_null_is_absent_where_the_public_library_says_so(tmp_path, kind):
     save_backbone(SAVED[kind](50), tmp_path)
     good = json.loads((tmp_path / "config.json").read_text())
     own = {"model_type", "eos_token_id", "bos_token_id"}  # and those that it makes nothing of:
-    own |= {"scale_decoder_outputs", "rope_theta"} | (
+    own |= {"scale_decoder_outputs", "rope_theta", "rope_scaling"} | (
         {"tie_word_embeddings"} if kind == "llama" else set()
     )
     for field in good.keys() - own:
@@ -242,13 +245,16 @@ FINE_LLAMAS = [
     dict(rope_scaling=None, rope_parameters=None, partial_rotary_factor=None, pad_token_id=None),
     dict(rope_theta=None, rope_parameters={"rope_theta": 77, "rope_type": "default"}),
     dict(rope_scaling={"rope_type": "default"}, rope_parameters={}, pad_token_id=-1),
+    dict(rope_parameters={"type": "linear", "factor": 2.0}),
 ]
 WRONG_LLAMAS = [
     dict(rope_parameters=[1]),
     dict(rope_parameters="linear"),
     dict(rope_parameters={"rope_theta": None}),
     dict(rope_parameters={"rope_theta": "1"}),
-    dict(rope_parameters={"type": "linear", "factor": 2.0}),
+    dict(rope_parameters={"type": "dynamic", "factor": 2.0}),
+    dict(rope_scaling={"type": "linear", "factor": "2"}),
+    dict(rope_scaling={"type": ["linear"], "factor": 2.0}),
     dict(rope_parameters={"partial_rotary_factor": 0.5}),
     dict(rope_scaling={"rope_type": "default", "factor": 2.0}),
     dict(rope_scaling="linear"),
