@@ -20,7 +20,6 @@ from support.tokens import Tokenizer, train_pieces
 
 TASKS = "sequential", "direct"
 N_NEGATIVES = 100  # section 5.1
-INFINITIVE = {"watched": "watch", "bought": "buy"}
 
 
 class Split(NamedTuple):
@@ -92,19 +91,19 @@ def sequential_indexing(train: list[np.ndarray], n_items: int, first: int = 1001
     return numbers
 
 
-def sequential_prompt(user: int, history: list[int], nouns: tuple[str, str, str]) -> str:
+def sequential_prompt(user: int, history: list[int], nouns: tuple[str, ...]) -> str:
     """The paper's prompt for sequential recommendation (section 3), for numbers of user and items."""
-    plural, singular, verb = nouns
+    plural, singular, verb, infinitive = nouns
     return (
         f"User_{user} has already {verb} the following {plural} {', '.join(map(str, history))}. "
-        f"Which {singular} user_{user} would like to {INFINITIVE[verb]} next?"
+        f"Which {singular} user_{user} would like to {infinitive} next?"
     )
 
 
-def direct_prompt(user: int, candidates: list[int], nouns: tuple[str, str, str]) -> str:
+def direct_prompt(user: int, candidates: list[int], nouns: tuple[str, ...]) -> str:
     """The paper's prompt for direct recommendation (section 3), for numbers of user and candidates."""
-    _, singular, verb = nouns
-    question = f"Which {singular} user_{user} would like to {INFINITIVE[verb]}"
+    _, singular, _, infinitive = nouns
+    question = f"Which {singular} user_{user} would like to {infinitive}"
     if len(candidates) == 0:
         # Differs from the paper: with no candidates listed (--prompt-candidates 0) the words that
         # announce a list would announce nothing.
@@ -128,7 +127,7 @@ def encode_prompt(text: str, user: int, tokenizer: Tokenizer) -> tuple[list[int]
 
 
 def train_tokenizer(
-    n_users: int, n_items: int, nouns: tuple[str, str, str], begins: bool = False
+    n_users: int, n_items: int, nouns: tuple[str, ...], begins: bool = False
 ) -> bytes:
     """The sentencepiece model of a backbone from scratch, made of the prompts' words; see `train_pieces`."""
     sentence = f"{sequential_prompt(1, [1001, 1002], nouns)} {direct_prompt(1, [1001], nouns)}"

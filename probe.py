@@ -379,7 +379,7 @@ def question(corpus: Corpus, user: int, attr: str, with_history: bool, asked: bo
 
     Without history the paper asks "for user_N" directly and "of user_N" in a context (`asked` False).
     """
-    plural, _, verb = corpus.dataset.nouns
+    plural, _, verb, _ = corpus.dataset.nouns
     name = f"user_{user + 1}"
     if not with_history:
         return f"What is the {attr} {'for' if asked else 'of'} {name}?"
@@ -494,7 +494,7 @@ def after(prefix: Prefix | None, soft: CFP) -> Prefix:
 
 def soft_text(corpus: Corpus, user: int) -> str:
     """The discrete part of the soft probe's input (appendix A.2)."""
-    plural, _, verb = corpus.dataset.nouns
+    plural, _, verb, _ = corpus.dataset.nouns
     return f"User user_{user + 1} has {verb} {plural} {history_of(corpus, user)}."
 
 

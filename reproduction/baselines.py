@@ -455,7 +455,8 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     device, attrs = flags.pick_device(args.device), flags.read_attrs(args.attr, "--attr")
     cfgs, games = wanted = configs(args, attrs)
-    dataset = load_dataset(args.data, args.data_dir, args.seed, ToyConfig(args.toy_users)).about(attrs)
+    toy = ToyConfig(args.toy_users)
+    dataset = load_dataset(args.data, args.data_dir, args.seed, toy, args.classes).about(attrs)
     known = {attr: hold_out(dataset, attr, args.label_holdout, args.seed) for attr in attrs}
     enough_people(dataset, known, args.model in (*FILTERED, "all"))
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
@@ -474,7 +475,7 @@ def main(argv: list[str] | None = None) -> dict:
         "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
         "base": args.base,
         "torch": torch.__version__,
-    }
+    } | ({} if args.classes is None else {"classes": args.classes})
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)

@@ -64,7 +64,8 @@ def read_command(argv: list[str] | None) -> Command:
     attrs = read_attrs(args.attr, "--attr")
     toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
     check_toy_flags(args)
-    dataset = load_dataset(args.data, args.data_dir, args.seed, toy).about(attrs)
+    said = args.classes, args.nouns
+    dataset = load_dataset(args.data, args.data_dir, args.seed, toy, *said).about(attrs)
     for attr in attrs:
         dataset.labels(attr)  # says so where there is no such attribute
     folder = backbone_folder(args.backbone)
@@ -101,9 +102,17 @@ def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig
         "mixer": dataclasses.asdict(mixer) if len(attrs) > 1 else None,
         "torch": torch.__version__,
     }
+    config |= said_of_data(args)
     if command.resume is not None:
         return Run.resume(command.resume, config)
     return Run(processes.folder_of(args.out), name, config)
+
+
+def said_of_data(args: argparse.Namespace) -> dict:
+    """What config.json says of --classes and --nouns; nothing where they were not given."""
+    return {
+        k: v for k, v in {"classes": args.classes, "nouns": args.nouns}.items() if v is not None
+    }
 
 
 class Finished(NamedTuple):
@@ -131,7 +140,9 @@ def read_finished(folder: Path) -> Finished:
         toy = ToyConfig(**config["toy"])
     except (KeyError, TypeError) as error:
         refuse(where, f"config.json is of another version ({error!r}); run train.py again")
-    dataset = load_dataset(config["data"], data_dir, config["seed"], toy).about(config["attrs"])
+    said = config.get("classes"), config.get("nouns")
+    dataset = load_dataset(config["data"], data_dir, config["seed"], toy, *said)
+    dataset = dataset.about(config["attrs"])
     if (now := fingerprint(dataset)) != config["data fingerprint"]:
         why = f"its data were {config['data fingerprint']}, {config['data']} is now {now}"
         refuse(where, f"{why}; run train.py again")

@@ -8,10 +8,11 @@ import io
 import re
 import urllib.request
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +39,13 @@ ML1M_FOLDER = "data/ml-1m"
 ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
 # how programs write that there is no value; not "none", an occupation of MovieLens-100K
 MISSING = {"", *"nan null na n/a #n/a <na> nil undefined missing ? - -- \\n".split()}
+# the words of the prompts: of several, of one, what was done with them, what is done with one
+MOVIES, INSURANCE = ("movies", "movie", "watched", "watch"), (
+    "insurance",
+    "insurance",
+    "bought",
+    "buy",
+)
 NO_LABEL = -2  # class of a user of whom the data do not say one
 MOST_CLASSES = 50  # of an attribute that is attacked
 # of Insurance's Train.csv, before one column for each product
@@ -74,7 +82,7 @@ class Dataset:
     titles: list[str]
     genres: list[str]  # names joined by "|", "" where unknown
     histories: list[np.ndarray]  # item indices, oldest first
-    nouns: tuple[str, str, str] = ("movies", "movie", "watched")  # for the prompts
+    nouns: tuple[str, ...] = MOVIES
     notes: list[str] = field(default_factory=list)  # what was left out and how often
     copies: Copies | None = None
     unlabelled: np.ndarray | None = (
@@ -119,7 +127,10 @@ class Dataset:
             refuse(f"--attr {attr}", f"{why}; begin one with it among its --attr")
         if len(self.classes[attr]) > MOST_CLASSES:
             many = f"{len(self.classes[attr])} classes in {self.name}, {MOST_CLASSES} at most are attacked"
-            refuse(f"--attr {attr}", f"{many}; put several into one in the file, or choose another")
+            remedy = (
+                f"if they are numbers, cut them as in --classes {attr}=0,10,20; or choose another"
+            )
+            refuse(f"--attr {attr}", f"{many}; {remedy}")
         counts = np.bincount(values[values >= 0], minlength=len(self.classes[attr]))
         if (counts > 0).sum() < 2:
             name = self.classes[attr][counts.argmax()]
@@ -143,17 +154,31 @@ def files_of(name: str, folder: Path | None) -> Path | None:
     return Path(ML1M_FOLDER) if folder is None and name == "ml-1m" else folder
 
 
-def load_dataset(name: str, folder: Path | None = None, seed: int = 0, cfg=ToyConfig()) -> Dataset:
+def load_dataset(
+    name: str,
+    folder: Path | None = None,
+    seed: int = 0,
+    cfg: ToyConfig = ToyConfig(),
+    classes: dict[str, list[float]] | None = None,
+    nouns: Sequence[str] | None = None,
+) -> Dataset:
     """The data set called `name`: toy, ml-1m, ml-100k, insurance, or NAME for NAME.inter in `folder`.
 
     In a folder with NAME.inter, or NAME/NAME.inter, this is read whatever the name is: RecBole has its own
-    ml-100k. `seed` and `cfg` are the toy world's. Without a folder, MovieLens-1M is downloaded into
-    `ML1M_FOLDER`.
+    ml-100k. `seed` and `cfg` are the toy world's, `classes` are as in `load_recbole`, `nouns` words of the
+    prompts in place of the data set's. Without a folder, MovieLens-1M is downloaded into `ML1M_FOLDER`.
     """
+    if nouns is not None:
+        found = load_dataset(name, folder, seed, cfg, classes)
+        return replace(found, nouns=tuple(nouns))
+    if folder is not None and inter_in(name, folder).exists():
+        return load_recbole(name, folder, classes)
+    if classes is not None:
+        refuse(
+            f"--data {name}", "--classes cuts columns of RecBole's files, NAME.user; leave it out"
+        )
     if name == "toy":
         return load_toy(seed, cfg)
-    if folder is not None and inter_in(name, folder).exists():
-        return load_recbole(name, folder)
     if name == "ml-1m":
         return load_ml1m(folder or download_ml1m(Path(ML1M_FOLDER)))
     if folder is None:
@@ -319,7 +344,7 @@ class Draft:
             when = whole(where, "timestamp", time)
             self.interactions.append((self.users[user], self.items[movie], when))
 
-    def finish(self, path: Path, **nouns: tuple[str, str, str]) -> Dataset:
+    def finish(self, path: Path, **nouns: tuple[str, ...]) -> Dataset:
         """The Dataset of everything that was added; `path` is the file of the interactions.
 
         Interactions are ordered by time with a stable sort: those of one user at the same second
@@ -476,7 +501,7 @@ def load_insurance(folder: Path) -> Dataset:
                 draft.interactions.append((draft.users[row[0]], item, order.random()))
     if n_stray:
         draft.notes.append(f"{n_stray} user left out whose marital_status is 'f'")
-    return draft.finish(path, nouns=("insurance", "insurance", "bought"))
+    return draft.finish(path, nouns=INSURANCE)
 
 
 def read_atomic(path: Path, *needed: str) -> tuple[dict[str, str], Iterator]:
@@ -496,27 +521,49 @@ def read_atomic(path: Path, *needed: str) -> tuple[dict[str, str], Iterator]:
     return types, ((where, dict(zip(types, row))) for where, row in rows)
 
 
-def load_recbole(name: str, folder: Path) -> Dataset:
+def cut(where: str, what: str, text: str, begins: list[float]) -> int:
+    """The class of a number, `begins[0]` or more, where class c goes from `begins[c]` to below the next."""
+    with suppress(ValueError):
+        if begins[0] <= float(text) < np.inf:
+            return int(np.searchsorted(begins, float(text), side="right")) - 1
+    refuse(
+        where, f"{what} is {text[:40]!r}, not a number from {begins[0]:g} on; mend it or --classes"
+    )
+
+
+def load_recbole(name: str, folder: Path, classes: dict[str, list[float]] | None = None) -> Dataset:
     """A data set in RecBole's atomic files: NAME.inter and NAME.user, and NAME.item if there is one.
 
     Tab-separated, the first line names each column as `field:type`. Every `token` column of
     NAME.user becomes an attribute with its values, by alphabet, as classes; an `age` in years (token or
     float, more than ten different ones) becomes MovieLens-1M's seven classes, and what is no number of
     years among them is refused: it would leave a class for every year. A user whose cell is empty, or only
-    says that there is no value (`MISSING`; as an age, -1), has no label there. Interactions are ordered
+    says that there is no value (`MISSING`; as an age, -1), has no label there. `classes` says of columns
+    of numbers, of any type, where their classes begin (see `cut`). Interactions are ordered
     by `timestamp`, where there is none by their order in the file. A title is the item's first column
     with 'title' or 'name' in its field.
     """
     path, draft = inter_in(name, folder), Draft(name)
-    if Path(name).name != name or not path.exists():
+    is_name = Path(name).name == name
+    if not is_name or not path.exists():
         why = f"neither toy, ml-1m, ml-100k, insurance nor a file {path}"
-        refuse(f"--data {name}", f"{why}; {hint(path) or 'correct one of the two'}")
+        refuse(f"--data {name}", f"{why}; {is_name and hint(path) or 'correct one of the two'}")
     user_path = path.with_name(f"{name}.user")
     types, rows = read_atomic(user_path, "user_id")
     for where, row in rows:
         draft.add(where, "user", row["user_id"], row)
         row |= {column: None for column in types if says_nothing(column, row[column])}
-    ages = {person["age"].removesuffix(".0") for person in draft.people if person.get("age")}
+    for column, begins in (classes or {}).items():
+        if column not in types or column == "user_id":
+            refuse(f"--classes {column}", f"{user_path} has no such column; correct one of the two")
+        ranges = [f"{low:g} to below {high:g}" for low, high in zip(begins, begins[1:])]
+        draft.classes[column], types[column] = [*ranges, f"{begins[-1]:g} or more"], "token"
+        for line, person in enumerate(draft.people, start=2):
+            if person[column] is not None:
+                where = f"{user_path}:{line}"
+                person[column] = cut(where, column, person[column], begins)
+    others = [] if "age" in draft.classes else draft.people
+    ages = {person["age"].removesuffix(".0") for person in others if person.get("age")}
     # a single one may be no year: the largest of ages that were scaled to 0 .. 1
     if len(ages) > 10 and len(ages & {str(years) for years in range(1, 121)}) > 1:
         draft.classes["age"], types["age"] = AGES, "token"
@@ -549,10 +596,12 @@ def load_recbole(name: str, folder: Path) -> Dataset:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Twelve hex digits that change with any user, item, attribute or interaction."""
+    """Twelve hex digits that change with any user, item, attribute, interaction or word of the prompts."""
     digest = hashlib.sha256(repr((dataset.name, dataset.users, dataset.titles)).encode())
     for attr, values in dataset.attributes.items():
         digest.update(repr((attr, dataset.classes[attr])).encode() + values.astype("<i8").tobytes())
     for history in dataset.histories:
         digest.update(history.astype("<i8").tobytes() + b"|")
+    if dataset.nouns not in (MOVIES, INSURANCE):
+        digest.update(repr(dataset.nouns).encode())
     return digest.hexdigest()[:12]

@@ -1,7 +1,9 @@
 """The command line: flags that config dataclasses declare, those of a run, and what data want changed."""
 
 import argparse
+import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -74,12 +76,41 @@ def command_to_resume(argv: list[str], script: str) -> tuple[list[str], Path | N
     return flags, folder
 
 
+def cuts(text: str) -> dict[str, list[float]]:
+    """The type of --classes: column -> where each of its classes begins."""
+    parts = [part.partition("=") for part in text.split(";")]
+    with suppress(ValueError):
+        found = {
+            column: [float(begin) for begin in begins.split(",")] for column, _, begins in parts
+        }
+        ascends = (
+            lambda begins: len(begins) > 1 and begins == sorted({*begins}) and begins[-1] < math.inf
+        )
+        if len(found) == len(parts) and all(c and ascends(begins) for c, begins in found.items()):
+            return found
+    raise argparse.ArgumentTypeError(f"{text[:80]!r} is not like age=0,18,25,35,50, ascending")
+
+
+def four_words(text: str) -> tuple[str, ...]:
+    """The type of --nouns."""
+    words = tuple(text.split(","))
+    if len(words) == 4 and all(word and word == " ".join(word.split()) for word in words):
+        return words
+    raise argparse.ArgumentTypeError(
+        f"{text[:80]!r} is not like restaurants,restaurant,visited,visit"
+    )
+
+
 def add_run_flags(parser: Parser) -> None:
     """The flags that a run of `train.py` and one of the baselines have alike."""
     add = parser.add_argument_group("data").add_argument
     text = "toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter"
     add("--data", default="toy", help=text)
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
+    text = (
+        "where classes of a column of numbers begin, as age=0,18,25,35,50; several with ; between"
+    )
+    add("--classes", type=cuts, help=f"{text} (ages in years: MovieLens-1M's)")
     add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
     text = "share of the people whose labels the adversary never sees, who are attacked; it learns what "
     text += (
@@ -142,6 +173,8 @@ def train_args(argv: list[str]) -> argparse.Namespace:
     tasks = ["both", "sequential", "direct"]
     add("--task", default="both", choices=tasks, help="what it serves (both)")
     add_run_flags(parser)
+    text = "words of the prompts, such as restaurants,restaurant,visited,visit (movies; insurance)"
+    parser.add_argument_group("prompts").add_argument("--nouns", type=four_words, help=text)
     add = parser.add_argument_group("toy world").add_argument
     text = "how much the attributes change what is watched (1; 0 for nothing)"
     add("--toy-effect", type=between(0, 10, "number"), default=1.0, help=text)

@@ -184,6 +184,43 @@ def some_without_gender(folder, n_people=80, n_without=9) -> None:
     (folder / "shop.inter").write_text(head + "".join(met))
 
 
+def test_classes_of_numbers_are_cut_where_the_user_says(tmp_path):
+    some_without_gender(tmp_path)
+    (people,) = tmp_path.glob("*.user")
+    people.write_text(people.read_text().replace("\t20\t", "\t-1\t"))
+    cuts = {"age": [0, 18, 30.5, 50]}
+    dataset = datasets.load_dataset("shop", tmp_path, classes=cuts)
+    assert dataset.classes["age"] == [
+        "0 to below 18",
+        "18 to below 30.5",
+        "30.5 to below 50",
+        "50 or more",
+    ]
+    names = [dataset.classes["age"][c] if c >= 0 else None for c in dataset.attributes["age"]]
+    years = [None if user % 40 == 0 else 20 + user % 40 for user in range(80)]
+    expected = {True: "18 to below 30.5", False: "30.5 to below 50"}
+    assert names == [
+        None if y is None else "50 or more" if y >= 50 else expected[y < 30.5] for y in years
+    ]
+    plain = datasets.load_dataset("shop", tmp_path)
+    assert plain.classes["age"] == datasets.AGES
+    assert datasets.fingerprint(plain) != datasets.fingerprint(dataset)
+
+
+def test_a_run_about_restaurants_speaks_of_restaurants(tmp_path):
+    """And opened again, by probe.py, it has the same words and classes."""
+    some_without_gender(tmp_path, n_without=0)
+    small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 3 --out run"
+    words = "--nouns restaurants,restaurant,visited,visit --classes age=0,40"
+    done = command(tmp_path, f"--attr age --data shop --data-dir . {words} {small}")
+    assert done.returncode == 0, done.stderr
+    assert "age (to be hidden): 0 to below 40 40, 40 or more 40" in done.stdout
+    assert "User_1 has already visited the following restaurants 10" in done.stdout
+    assert "Which restaurant user_1 would like to visit next?" in done.stdout
+    again = command(tmp_path, "--kind classifier --attr age --run run --hide age", "probe.py")
+    assert again.returncode == 0, again.stderr
+
+
 def test_who_has_no_label_is_recommended_to_and_never_measured(tmp_path):
     some_without_gender(tmp_path)
     dataset = datasets.load_dataset("shop", tmp_path)
@@ -484,7 +521,7 @@ def test_numbering_does_not_depend_on_what_is_held_out(dataset):
 
 
 def test_prompts_are_the_papers_word_for_word():
-    movies, insurance = ("movies", "movie", "watched"), ("insurance", "insurance", "bought")
+    movies, insurance = datasets.MOVIES, datasets.INSURANCE
     assert sequential_prompt(42, [1001, 1017], movies) == (
         "User_42 has already watched the following movies 1001, 1017. "
         "Which movie user_42 would like to watch next?"

@@ -22,7 +22,7 @@ models, normalizers, trainers = tokenizers.models, tokenizers.normalizers, token
 pre_tokenizers, processors = tokenizers.pre_tokenizers, tokenizers.processors
 decoders = tokenizers.decoders
 
-NOUNS = "movies", "movie", "watched"
+NOUNS = "movies", "movie", "watched", "watch"
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"

@@ -265,7 +265,7 @@ KINDS = {
         bos_id=1, eos_id=2, pad_id=-1, unk_id=0, byte_fallback=True, model_type="bpe"
     ),
 }
-NOUNS = "movies", "movie", "watched"
+NOUNS = "movies", "movie", "watched", "watch"
 
 
 @pytest.fixture(params=KINDS)
