@@ -132,8 +132,12 @@ class P5Config:
     d_ff: int = 128  # width of a tiny backbone's feed-forward
     steps: int = flag(850, "training steps at most; 0 for a folder as it is", count, "p5-steps")
     # A direct prompt costs a third of a sequential one, and all of the user's items answer it.
-    direct_batch: int = 24  # direct prompts per step
-    sequential_batch: int = 64  # sequential prompts per step
+    direct_batch: int = flag(
+        24, "direct prompts per step of P5's training", spelled="p5-direct-batch"
+    )
+    sequential_batch: int = flag(
+        64, "sequential prompts per step of P5's training", spelled="p5-sequential-batch"
+    )
     direct_share: float = 0.5  # of the direct prompts in the loss
     lr: float = 1e-3  # AdamW
     # A user's token is met far more rarely than any other weight is used. With one rate for all it

@@ -434,6 +434,13 @@ def test_relatives_are_trained_at_the_rates_of_their_family(tmp_path, cfg, kind)
     assert read.kind == kind and p5.lr == p5.embedding_lr == P5_ON[kind]["lr"]
 
 
+def test_batches_of_p5_s_training_are_as_small_as_the_user_says():
+    argv = "--attr gender --toy-users 20 --p5-direct-batch 3 --p5-sequential-batch 5"
+    read = read_command(argv.split())
+    p5, _, _ = settings(read.args, read.attrs, "t5")
+    assert (p5.direct_batch, p5.sequential_batch) == (3, 5)
+
+
 FORMS = {  # (kind of model, how its tensors are written anew)
     "t5 under the head's name": ("t5", under_one_name("lm_head.weight")),
     "t5 under the decoder's name": ("t5", under_one_name("decoder.embed_tokens.weight")),
