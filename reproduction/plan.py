@@ -13,14 +13,14 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import IO, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import torch
 
 from data import TASKS
 from reproduction import baselines
 from support.datasets import ToyConfig, fingerprint, load_dataset
-from support.files import InputError, lock
+from support.files import InputError
 from support.flags import SCRATCH, pick_device, read_attrs, settings, train_args
 from support.weights import read_config
 
@@ -294,65 +294,17 @@ def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True)
     return min(candidates, key=lambda found: not found.finished, default=None)
 
 
+def look(
+    jobs: list[Job], check: bool = True, place: Path = Path("runs")
+) -> list[tuple[Job, Found | None]]:
+    """Each job with the folder of its run, if there is one; see `find`."""
+    every, by_name = scan(place), {job.name: job for job in jobs}
+    return [(job, find(job, every, by_name, check)) for job in jobs]
+
+
 def finished_jobs(
     w: World, seeds: int, check: bool = True, place: Path = Path("runs")
 ) -> list[tuple[Job, Found]]:
     """All jobs about this data set whose runs in a folder are finished, with the folders of these runs."""
-    jobs, every = {job.name: job for job in jobs_of(everything(w), w, seeds)}, scan(place)
-    found = [(job, find(job, every, jobs, check)) for job in jobs.values()]
+    found = look(jobs_of(everything(w), w, seeds), check, place)
     return [(job, there) for job, there in found if there is not None and there.finished]
-
-
-def hold(folder: Path) -> IO | None:
-    """Hold a folder until the file that is returned is closed; None where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return lock(folder)
-    except InputError:
-        return None
-
-
-def in_use(folder: Path) -> bool:
-    """Whether another process holds the folder."""
-    held = hold(folder)
-    if held is not None:
-        held.close()
-    return held is None
-
-
-class Planned(NamedTuple):
-    """A job with what is known of it before it starts."""
-
-    job: Job
-    found: Found | None
-    after: str  # name of the unfinished job that has to come before; "" for none
-
-    @property
-    def finished(self) -> bool:
-        return self.found is not None and self.found.finished
-
-
-def planned(jobs: list[Job]) -> list[Planned]:
-    """Every job with its folder and what comes before it.
-
-    A P5 backbone is trained by the first run that needs it; the others come after that run.
-    """
-    every, by_name, trainer = scan(), {job.name: job for job in jobs}, {}
-    found = {job.name: find(job, every, by_name) for job in jobs}
-    finished = {name for name, there in found.items() if there is not None and there.finished}
-    plans = []
-    for job in jobs:
-        first = job.on
-        if job.script == "train.py":
-            args = parsed(job.script, job.flags)
-            first = trainer.setdefault((args.data, args.backbone, args.seed), job.name)
-        after = "" if first == job.name or first in finished else first
-        plans.append(Planned(job, found[job.name], after))
-    return plans
-
-
-def ready(waiting: dict[str, Planned], running: Iterable[str]) -> list[Planned]:
-    """Which of the waiting could start now, those first for which others wait."""
-    free = [p for p in waiting.values() if p.after not in (*waiting, *running)]
-    needed = {p.after for p in waiting.values()}
-    return sorted(free, key=lambda p: p.job.name not in needed)
