@@ -33,16 +33,9 @@ from torch.nn.utils.rnn import pad_sequence
 from audit.surfaces import catalogue_ranks, gains
 from cfp import Game, step
 from data import TASKS, Asked, Corpus, hold_out, make_corpus, marks_of, met_before, people_with
-from evaluate import (
-    attacked_row,
-    candidate_ranks,
-    circumstances,
-    popularity,
-    popularity_ranks,
-    whom,
-)
+from evaluate import Attacks, candidate_ranks, circumstances, popularity, popularity_ranks
 from mixer import subsets
-from probe import attack, floor
+from probe import attack
 from reproduction.recommenders import (
     RECOMMENDERS,
     Filters,
@@ -174,7 +167,10 @@ class Trial(NamedTuple):
     labels: dict[str, np.ndarray]  # and what a game is told instead, (users, c)
     seed: int
     run: Run
-    shuffles: int = 1  # of the labels, for the floor of a row
+
+    @property
+    def attacks(self) -> Attacks:
+        return Attacks({attr: y < 0 for attr, y in self.known.items()}, self.seed, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -404,12 +400,8 @@ def row_of(trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, 
         found |= kept(*about, NAMES[FAIR[name]])
     chance = {}
     if states is not None:
-        held_out = {attr: known < 0 for attr, known in trial.known.items()}
-        found |= attacked_row(asked, states, held_out, (seed, trial.device))
-        about = seed, trial.shuffles, trial.device
-        for attr, unseen in held_out.items():
-            tested = whom(unseen, asked.users)
-            chance[attr] = floor(states, asked.labels(attr), *about, tested)
+        found |= trial.attacks.row(asked, states)
+        chance = trial.attacks.floors(asked, states)
     row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": chance}
     return row | dict.fromkeys(TASKS, found)
 
@@ -483,11 +475,10 @@ def main(argv: list[str] | None = None) -> dict:
     run.say(screens.describe(dataset, attrs, P5Config().prompt_candidates))
     save_array(run.folder / "negatives.npy", corpus.negatives)
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
-    about = list(TASKS), {attr: y < 0 for attr, y in known.items()}, args.seed, device
-    results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
     data = interactions_of(corpus, device)
     labels = labels_for_game(known, data.seen.cpu().numpy(), hard=not args.label_holdout)
-    trial = Trial(corpus, data, known, labels, args.seed, run, results["shuffles"])
+    trial = Trial(corpus, data, known, labels, args.seed, run)
+    results |= run.so_far() or circumstances(corpus, list(TASKS), trial.attacks) | {"rows": []}
     fill_rows(trial, wanted, args, results)
     end_run(run, results, table(results))
     return results
