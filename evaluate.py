@@ -46,9 +46,11 @@ def held_out_ranks(
     return ranks
 
 
-def popularity(corpus: Corpus) -> np.ndarray:
-    """How often each item occurs in the training histories, (items,)."""
-    return np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+def popularity(asked: Asked) -> np.ndarray:
+    """How often each item occurs in the training histories, for every user alike, (users, items)."""
+    items = np.concatenate(asked.corpus.split.train)
+    counts = np.bincount(items, minlength=len(asked.corpus.numbers)).astype(float)
+    return np.broadcast_to(counts, (len(asked.users), len(counts)))
 
 
 def candidate_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
@@ -61,8 +63,7 @@ def candidate_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
 
 def popularity_ranks(asked: Asked) -> np.ndarray:
     """The same ranks when items are ordered by how often they occur in the training histories."""
-    counts = popularity(asked.corpus).astype(float)
-    return candidate_ranks(asked, np.broadcast_to(counts, (len(asked.users), len(counts))))
+    return candidate_ranks(asked, popularity(asked))
 
 
 def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray) -> float:

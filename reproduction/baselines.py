@@ -218,13 +218,13 @@ def lookup(asked: Asked) -> np.ndarray:
     goes with the set of all the others. Each item's share of the training interactions counts as one
     more observation for every set, so a set that occurs nowhere is left with popularity.
     """
-    corpus, counts = asked.corpus, popularity(asked.corpus)
+    corpus, counts = asked.corpus, popularity(asked)
     everybody, followed = range(len(corpus.split.train)), defaultdict(Counter)
     owned = [frozenset(met_before(corpus, user, asked.part)) for user in everybody]
     for items in owned:
         for item in items:
             followed[items - {item}][item] += 1
-    scores = np.tile(counts / max(counts.sum(), 1), (len(asked.users), 1))
+    scores = counts / max(counts[0].sum(), 1)
     for row, user in zip(scores, asked.users):
         found = followed.get(owned[user], Counter())
         row[[*found]] += [*found.values()]
@@ -513,8 +513,7 @@ def fill_rows(trial: Trial, wanted: Settings, args: argparse.Namespace, results:
         run.keep(results)
 
     if not done["popularity"]:
-        counts = np.tile(popularity(trial.corpus).astype(float), (len(asked.users), 1))
-        add("popularity", (), 0.0, (None, counts))
+        add("popularity", (), 0.0, (None, popularity(asked)))
     if args.model in ("lookup", "all") and not done["lookup"]:
         add("lookup", (), 0.0, (None, lookup(asked)))
     for name, cfg in cfgs.items():

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from support.datasets import Dataset
-from support.files import InputError, enough_memory, enough_to_train, refuse
+from support.files import InputError, enough_memory, refuse
 
 LEAST = 5  # users of a class that an attack needs, one for each of its folds
 
@@ -62,4 +62,6 @@ def enough_for_run(
     for what, (make, flag) in players.items():
         with torch.device("meta"):  # shapes without memory
             player = make()
-        enough_to_train(what, player, bytes_each, device, f"choose a smaller {flag}")
+        n_weights = sum(param.numel() for param in player.parameters())
+        what = f"training the {n_weights / 1e6:.1f} M weights of {what}"
+        enough_memory(what, bytes_each * n_weights, device, f"choose a smaller {flag}")
