@@ -18,7 +18,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import json
 import math
 import sys
 from collections import Counter, defaultdict
@@ -51,7 +50,7 @@ from support.configs import CFPConfig, P5Config
 from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
 from support.expected import labels_for_game
 from support.fields import add_flags, at_least, flags_given, rate, weight
-from support.files import fill, load_tensors, refuse, run_command, save_tensors
+from support.files import fill, load_tensors, read_object, refuse, run_command, save_tensors
 from support.hits import hits, kept
 from support.runs import Run, save_array
 from support.training import Checkpoint, check_discriminators, set_rates
@@ -232,14 +231,6 @@ def lookup(asked: Asked) -> np.ndarray:
     return scores
 
 
-def validation_ranks(
-    model: Recommender, asked: Asked, fair: Callable | Prompt | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors (users, d), ranks (users,)): validation items among the sequential task's candidates."""
-    states, scores = vectors_and_scores(model, asked, fair)
-    return states, candidate_ranks(asked, scores)
-
-
 def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
     """Train `model` in place until NDCG@10 of the validation items stops growing; keep the best weights.
 
@@ -267,7 +258,7 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
             step(optimizer, loss, max_norm=5.0)
             losses.append(loss.item())
         if len(chosen_by.users) and (epoch % cfg.check == 0 or epoch == cfg.epochs):
-            ranks = validation_ranks(model, chosen_by)[1]
+            ranks = candidate_ranks(chosen_by, vectors_and_scores(model, chosen_by)[1])
             look = {"ndcg@10": gains(ranks, 10).mean(), "hit@10": (ranks <= 10).mean()}
             run.metric(stage=f"{name} validation", epoch=epoch, **look)
             loop |= dict(ndcg=look["ndcg@10"], waited=loop["waited"] + 1)
@@ -325,7 +316,8 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     chosen_by, judged_at, before = trial.asked("valid"), set(), math.nan
     if trains_model and len(chosen_by.users):
         judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11)}
-        before = (validation_ranks(model, chosen_by)[1] <= 10).mean()
+        ranks = candidate_ranks(chosen_by, vectors_and_scores(model, chosen_by)[1])
+        before = (ranks <= 10).mean()
     parts = dict(player=player, player_optimizer=optimizer)
     parts |= dict(members=game.members, dis_optimizer=game.optimizer)
     checkpoint, rows = Checkpoint(trial.run, name, parts), model.examples(data)
@@ -372,7 +364,8 @@ def shortfall(trial: Trial, model: Recommender, fair: Fair, before: float, name:
     """
     fair.eval()
     chosen_by = trial.asked("valid")
-    states, ranks = validation_ranks(model, chosen_by, serving(fair, tuple(trial.labels)))
+    states, scores = vectors_and_scores(model, chosen_by, serving(fair, tuple(trial.labels)))
+    ranks = candidate_ranks(chosen_by, scores)
     about = ["logistic regression"], trial.seed + 1, trial.device
     found = []
     for known in trial.known.values():  # nobody's label is looked at that is held out
@@ -489,11 +482,7 @@ def check_base(folder: Path, config: dict) -> None:
 
     These are the weights of recommenders, trained on the same data with the same seed and settings.
     """
-    try:
-        other = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        refuse(f"--base {folder}", "no folder of a run; its config.json is missing or no JSON")
-    other = other if isinstance(other, dict) else {}
+    other = read_object(folder / "config.json", f"--base {folder}", "name a run's folder")
     same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
     for name, cfg in config["recommenders"].items():
         if not same or other.get("recommenders", {}).get(name) != cfg:

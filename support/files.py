@@ -288,6 +288,19 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
+def read_object(path: Path, where: str, remedy: str) -> dict:
+    """The object in a JSON file. Raises InputError where there is none; `where` is what led to the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        refuse(where, f"{path}: {error.strerror}; {remedy}")
+    except (ValueError, RecursionError) as error:
+        refuse(where, f"{path} is no JSON ({error}); {remedy}")
+    if not isinstance(found, dict):
+        refuse(where, f"{path} is no JSON object; {remedy}")
+    return found
+
+
 def sha256_of(*paths: Path) -> str:
     """SHA-256 of the bytes of files, one after the other, in hex."""
     digest = hashlib.sha256()

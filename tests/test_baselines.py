@@ -572,9 +572,10 @@ def test_the_best_weights_on_validation_are_kept(corpus, data, monkeypatch):
 
     def scripted(model, *_):
         states.append(copy.deepcopy(model.state_dict()))
-        return None, np.array([next(ranks)])
+        return None, None
 
-    monkeypatch.setattr(baselines, "validation_ranks", scripted)
+    monkeypatch.setattr(baselines, "vectors_and_scores", scripted)
+    monkeypatch.setattr(baselines, "candidate_ranks", lambda *_: np.array([next(ranks)]))
     model, run = PMF(PMFConfig(d=4, epochs=40, check=2, patience=3), 60, 160), Silent()
     train_recommender(Trial(corpus, data, {}, {}, 0, run), model, "pmf")
     assert len(states) == 5 and [m["epoch"] for m in run.metrics] == [2, 4, 6, 8, 10]
@@ -827,8 +828,8 @@ MISTAKES = {
 # What is only to be seen in other files.
 NO_BASE = "--base {}: has no PMF of these data, seed and settings"
 WRONG_FOLDERS = {
-    "--model pmf --base nowhere": "--base nowhere: no folder of a run; its config.json is missing",
-    "--model pmf --base broken": "--base broken: no folder of a run",
+    "--model pmf --base nowhere": "--base nowhere: nowhere/config.json: No such file",
+    "--model pmf --base broken": "--base broken: broken/config.json is no JSON",
     "--model pmf --d 4 --base other": NO_BASE.format("other"),
     "--model pmf --seed 1 --base other": NO_BASE.format("other"),
     "--model pmf --toy-users 61 --base other": NO_BASE.format("other"),
