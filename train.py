@@ -34,7 +34,7 @@ from mixer import Mixer, Study, concatenate, load_mixer, load_prompt, subsets
 from model import Backbone, Prefix, from_scratch, load_backbone, target_loss
 from probe import game_of
 from support import processes
-from support.backbones import own_memory, place_of_p5, save_backbone
+from support.backbones import own_memory, place_of_p5
 from support.checks import enough_answers, enough_for_run, enough_people
 from support.command import Command, begin_results, begin_run, end_run, read_command
 from support.configs import CFPConfig, MixerConfig, P5Config
@@ -111,7 +111,7 @@ def p5_backbone(command: Command, p5: P5Config, run: Run) -> tuple[Corpus, Backb
     run.say(f"P5 backbone: training {what} into {place.folder}")
     run.frozen = {"tokenizer": tokenizer.fingerprint}
     train_p5(corpus, model.to(device), p5, seed, run)
-    place.fill(run, tokenizer, lambda folder: save_backbone(model, folder))
+    place.fill(model, tokenizer)
     return corpus, model.to(DTYPES[command.args.dtype]), place.folder
 
 
