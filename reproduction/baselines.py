@@ -45,9 +45,9 @@ from reproduction.recommenders import (
 )
 from support import flags, screens
 from support.checks import enough_for_run, enough_people
-from support.command import end_run
+from support.command import common_config, end_run
 from support.configs import CFPConfig, P5Config
-from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
+from support.datasets import ToyConfig, load_dataset
 from support.expected import labels_for_game
 from support.fields import add_flags, at_least, flags_given, rate, weight
 from support.files import fill, load_tensors, read_object, refuse, run_command, save_tensors
@@ -446,19 +446,11 @@ def main(argv: list[str] | None = None) -> dict:
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
     players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
     enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
-    config = {
-        "command": ["baselines.py", *map(str, argv)],
-        "data": args.data,
-        "data dir": files_of(args.data, args.data_dir),
-        "label holdout": args.label_holdout,
-        "data fingerprint": fingerprint(dataset),
+    config = common_config(["baselines.py", *argv], args, dataset, device) | {
         "attrs": attrs,
-        "seed": args.seed,
-        "device": str(device),
         "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
         "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
         "base": args.base,
-        "torch": torch.__version__,
     }
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained

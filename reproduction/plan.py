@@ -53,7 +53,7 @@ class World(NamedTuple):
 
     data: str = "toy"
     data_dir: Path | None = None
-    backbone: str = "tiny"  # of tables 1 to 9 and the figures
+    t5: str = "tiny"  # of tables 1 to 9 and the figures
     llama: str = "tiny-llama"  # of tables 10 to 15
     device: str = "auto"
 
@@ -71,7 +71,7 @@ class World(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its tables and figures go."""
-        return Path("runs") / "reproduce" / f"{self.data}{tag(self.backbone)}"
+        return Path("runs") / "reproduce" / f"{self.data}{tag(self.t5)}"
 
     @property
     def words(self) -> dict[str, Iterable[str]]:
@@ -82,7 +82,7 @@ class World(NamedTuple):
         words = {"first": [first], "other": other, "all": [every], "beyond": beyond}
         words |= {"probed": dict.fromkeys(["gender", *self.attrs]), "swept": [self.swept]}
         words |= {"hidden": [every, *beyond]}  # in one run, with a mixer
-        words |= {"t5": [self.backbone], "tag": [tag(self.backbone)]}
+        words |= {"t5": [self.t5], "tag": [tag(self.t5)]}
         words |= {"llama": [self.llama], "llama_tag": [tag(self.llama)]}
         swept = {"length": PREFIX_LENGTHS, "lam": LAMBDAS, "fair_lam": FAIR_LAMBDAS}
         return words | {word: [f"{x:g}" for x in settings] for word, settings in swept.items()}
@@ -195,7 +195,7 @@ def scan(place: Path = Path("runs")) -> list[Found]:
 
 
 def is_llama(backbone: str) -> bool:
-    """Whether --backbone names a Llama, by its config.json or else by its name."""
+    """Whether this backbone is a Llama, by its config.json or else by its name."""
     if Path(backbone).is_dir():
         return read_config(Path(backbone))["model_type"] == "llama"
     return "llama" in backbone

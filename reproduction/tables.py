@@ -1,15 +1,9 @@
 """Every table and figure of the paper, one command each.
 
-    python -m reproduction.tables table 4
-    python -m reproduction.tables figure 8
-    python -m reproduction.tables all --data toy --dry-run
-    python -m reproduction.tables results
-
-The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
+The command starts the runs of `train.py` and `baselines.py` that a table needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
-runs/reproduce/. What is written there comes from `report.py` and `figures.py`, the paper's numbers from
-`published.py`. `results` adds what the runs say to records/, which can be published, and writes
-RESULTS.md from there.
+runs/reproduce/. `results` adds what the runs say to records/, which can be published, and writes RESULTS.md
+from there.
 """
 
 import argparse
@@ -24,14 +18,13 @@ from pathlib import Path
 
 from reproduction import claims, figures, plan, report
 from reproduction.plan import NEEDS, Found, Job, World
-from reproduction.report import LLAMA, Evidence, gather
+from reproduction.report import Evidence, gather
 from support import files
 from support.datasets import load_dataset
 from support.fields import at_least
 from support.files import InputError, run_command, show, write_atomically
-from support.flags import SCRATCH, Parser, check_toy_flags, pick_device
+from support.flags import Parser, check_toy_flags, pick_device
 from support.runs import ROOT, STARTED, minutes, new_folder
-from support.weights import PUBLISHED
 
 
 def show_plan(planned: list[tuple[Job, Found | None]], about: str) -> str:
@@ -212,8 +205,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     text = "toy (default), ml-100k, ml-1m or insurance"
     add("--data", default="toy", choices=plan.DATA, help=text)
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
-    text = "as in train.py: a T5 for tables 1 to 9 and the figures (tiny), a Llama for tables 10 to 15 "
-    add("--backbone", help=f"{text}(tiny-llama)")
+    text = "backbone of tables"
+    add("--t5", default="tiny", help=f"{text} 1 to 9 and of the figures, as in train.py (tiny)")
+    add("--llama", default="tiny-llama", help=f"{text} 10 to 15 (tiny-llama)")
     text = f"{plan.SEEDS}; {plan.SEEDS_OF_ALL['toy']} for all in the toy world"
     text = f"seeds 0, 1, .. of tables 1 to 6 ({text}); the rest has seed 0"
     add("--seeds", type=at_least(1), help=text)
@@ -238,27 +232,17 @@ def asked(what: list[str], data: str) -> list[str]:
 
 
 def world_of(args: argparse.Namespace) -> World:
-    """What the flags say to run on. Raises InputError where they do not fit each other or what is asked."""
-    w, name = World(args.data, args.data_dir, device=args.device), args.backbone
+    """What the flags say to run on. Raises InputError where they do not fit each other."""
     check_toy_flags(args)
     if args.data_dir is None and args.data in ("ml-100k", "insurance"):
         raise InputError(f"--data {args.data} needs --data-dir, the folder with its files")
     if args.data_dir is not None and not args.data_dir.is_dir():
         raise InputError(f"--data-dir {args.data_dir}: there is no such folder; name one")
-    if name is None:
-        return w
-    known = [*SCRATCH, *PUBLISHED]
-    if name not in known and not Path(name).is_dir():
-        raise InputError(f"--backbone {name}: neither a folder nor one of {', '.join(known)}")
-    (kind, *number), is_llama = args.what, plan.is_llama(name)
-    if kind == "figure" and is_llama:
-        raise InputError(f"--backbone {name}: the figures are about a T5; choose one")
-    table = int(number[0]) if kind == "table" and number and number[0].isdecimal() else None
-    if table is not None and (table in LLAMA) != is_llama:
-        about, same = ("a Llama", table + 9) if is_llama else ("a T5", table - 9)
-        other = f"; the same of {about} is table {same}" if 1 <= min(same, table) <= 6 else ""
-        raise InputError(f"--backbone {name}: is {about}, table {table} is not{other}")
-    return w._replace(llama=name) if is_llama else w._replace(backbone=name)
+    for flag, name in ("t5", args.t5), ("llama", args.llama):
+        if plan.is_llama(name) != (flag == "llama"):
+            its = "a" if flag == "t5" else "no"
+            raise InputError(f"--{flag} {name}: is {its} Llama; choose another")
+    return World(args.data, args.data_dir, args.t5, args.llama, args.device)
 
 
 def main(argv: list[str] | None = None) -> list[Path]:

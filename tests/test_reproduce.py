@@ -712,16 +712,8 @@ def test_a_miniature_of_everything(tmp_path):
             "table 3 --data ml-100k --data-dir nowhere",
             "--data-dir nowhere: there is no such folder",
         ),
-        (
-            "table 4 --backbone tiny-llama",
-            "is a Llama, table 4 is not; the same of a Llama is table 13",
-        ),
-        ("table 12 --backbone tiny", "is a T5, table 12 is not; the same of a T5 is table 3"),
-        ("figure 8 --backbone tiny-llama", "the figures are about a T5"),
-        (
-            "table 4 --backbone t5-tremendous",
-            "--backbone t5-tremendous: neither a folder nor one of",
-        ),
+        ("table 4 --t5 tiny-llama", "--t5 tiny-llama: is a Llama; choose another"),
+        ("table 12 --llama tiny", "--llama tiny: is no Llama; choose another"),
         ("all --device tpu", "--device tpu: not to be had here"),
         ("results --data ml-1m", "results --data: changes nothing here; leave it out"),
     ],
