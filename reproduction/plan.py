@@ -17,7 +17,6 @@ from typing import Iterable, NamedTuple
 
 import torch
 
-from data import TASKS
 from reproduction import baselines
 from support.datasets import ToyConfig, fingerprint, load_dataset
 from support.files import InputError
@@ -223,51 +222,38 @@ def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     return None
 
 
-WHERE = "out", "data_dir", "device", "base", "resume", "given", "seed"  # what is no setting
-
-
 @functools.cache
-def settings_of(job: Job) -> dict | None:
-    """What config.json of this job's run says; None where that cannot be known yet."""
+def settings_of(job: Job) -> dict:
+    """What config.json of a run with this job's flags says as long as the defaults are today's."""
     args = parsed(job.script, job.flags)
     assert args is not None, job
     attrs = read_attrs(args.attr, "--attr")
-    about = {"data": args.data, "attrs": attrs, "seed": args.seed}
-    about["label holdout"] = args.label_holdout
+    about = {"label holdout": args.label_holdout}
     if job.script == "train.py":
-        kind = args.backbone
-        if args.backbone not in SCRATCH:
-            places = Path(args.backbone), Path("weights") / args.backbone.replace("/", "-")
-            folder = next((place for place in places if place.is_dir()), None)
-            if folder is None:
-                return None
-            kind = read_config(folder)["model_type"]
+        published = "llama" if is_llama(args.backbone) else "t5"
+        kind = args.backbone if args.backbone in SCRATCH else published
         p5, cfg, mixer_cfg = settings(args, attrs, kind)
-        toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
-        about |= {"tasks": TASKS, "backbone": args.backbone, "dtype": args.dtype}
-        about |= {"toy": toy, "p5": p5, "cfp": cfg}
-        about["mixer"] = mixer_cfg if len(attrs) > 1 else None
+        about |= {"p5": p5, "cfp": cfg, "mixer": mixer_cfg if len(attrs) > 1 else None}
     else:
         about["recommenders"], about["games"] = baselines.configs(args, attrs)
     return json.loads(json.dumps(about, default=dataclasses.asdict))
 
 
-def is_of(found: Found, job: Job, any_version: bool = False) -> bool:
-    """Whether a folder's run is the job's: the same settings, whatever its command looked like.
+WHERE = "out", "data_dir", "device", "base", "resume", "given", "seed"  # what is no setting
 
-    With `any_version` the same command is enough, whatever the defaults were when it ran.
+
+def is_of(found: Found, job: Job, any_version: bool = False) -> bool:
+    """Whether a folder's run is the job's: the same flags, in whatever order, and the same settings.
+
+    With `any_version` the flags are enough, whatever the defaults were when it ran.
     """
     script, *flags = found.config.get("command", [""])
-    wanted = settings_of(job) if script == job.script else None
-    if wanted is None or found.config.get("seed") != wanted["seed"]:
-        return False
-    args, own = parsed(script, tuple(flags)), parsed(script, job.flags)
+    alike = script == job.script and found.config.get("seed") == job.seed
+    args = parsed(script, tuple(flags)) if alike else None
     plain = lambda a: {key: value for key, value in vars(a).items() if key not in WHERE}
-    if args is None or (any_version and plain(args) == plain(own)):
-        return args is not None
-    if any(found.config.get(key) != value for key, value in wanted.items()):
+    if args is None or plain(args) != plain(parsed(script, job.flags)):
         return False
-    return script == "train.py" or (args.model, args.toy_users) == (own.model, own.toy_users)
+    return any_version or settings_of(job).items() <= found.config.items()
 
 
 @functools.cache

@@ -21,7 +21,6 @@ from reproduction import plan as jobs
 from reproduction import tables as reproduce
 from reproduction.plan import DATA, NEEDS, Found, Job, World, find, jobs_in, jobs_of, scan
 from reproduction.report import Summary, compare, distance, summarise
-from support.configs import CFPConfig
 from support.files import InputError, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -203,11 +202,17 @@ def filters_results(seed: int, model: str, fair: str) -> dict:
     return common(seed, ALL) | {"seconds": 300.0, "rows": rows}
 
 
+def config_of(job: Job) -> dict:
+    """What finding a run reads of its config.json."""
+    args = vars(jobs.parsed(job.script, job.flags))
+    about = {key: args[key] for key in ("data", "seed", "backbone") if key in args}
+    return {"command": [job.script, *job.flags]} | about | jobs.settings_of(job)
+
+
 def write_run(folder: Path, job: Job, results: dict | None, **more) -> Path:
     """A run's folder as the job would have left it."""
     folder.mkdir(parents=True)
-    config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config_of(job) | more))
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
     return folder
@@ -472,7 +477,7 @@ def test_every_table_and_figure_has_its_runs():
         for job in every:
             assert not job.on or names.index(job.on) < names.index(job.name)
             if not job.leaves:
-                assert jobs.settings_of(job)["data"] == data
+                assert jobs.parsed(job.script, job.flags).data == data and jobs.settings_of(job)
     wide = jobs_of(["table 4"], World(), 3)
     assert {job.seed for job in wide} == {0, 1, 2}
     assert {job.seed for job in jobs_of(["figure trade-off"], World(), 3)} == {0}
@@ -517,16 +522,18 @@ def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
 
 
 def test_a_readers_own_run_is_recognised(tmp_path, monkeypatch):
-    """The same settings in another order, with a default spelt out, in a folder of another name."""
+    """The same flags in another order, in a folder of another name; not where the defaults were others."""
     monkeypatch.chdir(tmp_path)
     job = jobs_in("lambda", World(), 0)[1]  # lambda 1
     folder = write_run(tmp_path / "runs" / "by-hand", job, {})
     config = json.loads((folder / "config.json").read_text())
-    config["command"] = (
-        f"train.py --lam 1.0 --attr gender --epochs {CFPConfig().epochs} --out r".split()
-    )
+    config["command"] = "train.py --lam 1.0 --attr gender --out r".split()
     (folder / "config.json").write_text(json.dumps(config))
-    assert find(job, scan(), {}, check=False).folder == Path("runs/by-hand")
+    (found,) = scan()
+    assert find(job, [found], {}, check=False).folder == Path("runs/by-hand")
+    assert jobs.is_of(found, job)
+    (folder / "config.json").write_text(json.dumps(config | {"label holdout": 0}))
+    assert not jobs.is_of(scan()[0], job) and jobs.is_of(scan()[0], job, any_version=True)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -565,8 +572,7 @@ def stand_in(tmp_path, monkeypatch):
     def prepare(*does: str) -> list[tuple[Job, Found | None]]:
         what = {}
         for job, doing in zip(some, does):
-            config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
-            what[job.name] = {"does": doing, "config": config}
+            what[job.name] = {"does": doing, "config": config_of(job) | more}
         (scripts / "what.json").write_text(json.dumps(what))
         return jobs.look(some[: len(does)])
 
