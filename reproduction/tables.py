@@ -234,10 +234,6 @@ def asked(what: list[str], data: str) -> list[str]:
 def world_of(args: argparse.Namespace) -> World:
     """What the flags say to run on. Raises InputError where they do not fit each other."""
     check_toy_flags(args)
-    if args.data_dir is None and args.data in ("ml-100k", "insurance"):
-        raise InputError(f"--data {args.data} needs --data-dir, the folder with its files")
-    if args.data_dir is not None and not args.data_dir.is_dir():
-        raise InputError(f"--data-dir {args.data_dir}: there is no such folder; name one")
     for flag, name in ("t5", args.t5), ("llama", args.llama):
         if plan.is_llama(name) != (flag == "llama"):
             its = "a" if flag == "t5" else "no"
@@ -273,10 +269,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
     show(show_plan(planned, about))
     if args.dry_run:
         return []
+    load_dataset(
+        w.data, w.data_dir
+    )  # says so where files are missing; downloads ml-1m for all runs
     files.try_folder(w.folder)
     held = files.lock(w.folder)  # two of these would start the same runs
-    if w.data == "ml-1m" and w.data_dir is None:
-        load_dataset(w.data)  # downloads it, once for all runs
     began = time.monotonic()
     try:
         failed = carry_out(planned)

@@ -716,7 +716,7 @@ def test_a_miniature_of_everything(tmp_path):
         ("table 3 --data insurance", "--data insurance needs --data-dir"),
         (
             "table 3 --data ml-100k --data-dir nowhere",
-            "--data-dir nowhere: there is no such folder",
+            "nowhere/u.user is missing; put it there or correct --data-dir",
         ),
         ("table 4 --t5 tiny-llama", "--t5 tiny-llama: is a Llama; choose another"),
         ("table 12 --llama tiny", "--llama tiny: is no Llama; choose another"),
