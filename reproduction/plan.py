@@ -100,35 +100,25 @@ class Job(NamedTuple):
     leaves: str = ""  # of a measurement, its file in that folder
 
 
-def read() -> tuple[dict[str, list[str]], dict[str, list[list[str]]]]:
-    """What plan.txt says: the groups of each table and figure, and of each group its lines.
-
-    A line comes in a list with what stands below it.
-    """
+def read() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What plan.txt says: the groups of each table and figure, and the lines of each group."""
     text = Path(__file__).with_name("plan.txt").read_text(encoding="utf-8")
     _, drawn, *blocks = text.strip().split("\n\n")
     needs = (line.split(": ") for line in drawn.splitlines())
-    groups = (re.split(r"\n  (?! )", block) for block in blocks)
-    lines = {name: [line.split("\n    ") for line in top] for name, *top in groups}
-    return {name: text.split(", ") for name, text in needs}, lines
+    groups = (block.split("\n  ") for block in blocks)
+    return {name: text.split(", ") for name, text in needs}, {name: top for name, *top in groups}
 
 
 NEEDS, GROUPS = read()
 
 
-def fillings(line: str, words: dict[str, Iterable[str]]) -> list[dict[str, str]]:
-    """Every way to fill in what a line has in braces."""
-    names = dict.fromkeys(re.findall(r"{(\w+)}", line))
-    return [dict(zip(names, some)) for some in itertools.product(*(words[k] for k in names))]
-
-
-def job_of(line: str, words: dict[str, str], w: World, seed: int, on: str = "") -> Job:
-    """The job of a line of plan.txt, filled in with these words; `on` is the job below which it stands."""
+def job_of(line: str, words: dict[str, str], w: World, group: str, seed: int) -> Job:
+    """The job of a line of a group in plan.txt, filled in with these words."""
     head, _, command = line.partition(": ")
     name, _, base = (part.format(**words).replace(",", "+") for part in head.partition(" < "))
     script, *flags = (part.format(**words) for part in command.split(" "))
     folder = lambda name: f"{w.data}-{name}-seed{seed}"
-    on, leaves = folder(base) if base else on, name if name.endswith(".json") else ""
+    on, leaves = folder(base) if base else "", name if name.endswith(".json") else ""
     if leaves:
         name, flags = f"{on}/{leaves.removesuffix('.json')}", [*flags, "--seed", str(seed)]
     else:
@@ -136,20 +126,17 @@ def job_of(line: str, words: dict[str, str], w: World, seed: int, on: str = "") 
         about = ["--data", w.data, *place, "--device", w.device, "--seed", str(seed)]
         flags = about + flags
     setting = [float(words[k]) for k in ("length", "lam", "fair_lam") if k in words] or [math.nan]
-    return Job(name, "", script, tuple(flags), seed, *setting, on, leaves)
+    return Job(name, group, script, tuple(flags), seed, *setting, on, leaves)
 
 
 def jobs_in(group: str, w: World, seed: int) -> list[Job]:
-    """The jobs of a group with one seed."""
+    """The jobs of a group with one seed, one for every way to fill in what a line has in braces."""
     jobs = []
-    for line, *below in GROUPS[group]:
-        for words in fillings(line, w.words):
-            run = job_of(line, words, w, seed)
-            jobs.append(run)
-            known = w.words | {word: [value] for word, value in words.items()}
-            every = [(other, words | more) for other in below for more in fillings(other, known)]
-            jobs += [job_of(*filled, w, seed, run.name) for filled in every]
-    return [job._replace(group=group) for job in jobs]
+    for line in GROUPS[group]:
+        names = dict.fromkeys(re.findall(r"{(\w+)}", line))
+        for some in itertools.product(*(w.words[name] for name in names)):
+            jobs.append(job_of(line, dict(zip(names, some)), w, group, seed))
+    return jobs
 
 
 def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
