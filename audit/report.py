@@ -172,7 +172,7 @@ def audit(
 def audit_table(result: dict) -> str:
     """The audit as tables; AUC in percent."""
     others = result["known users"]
-    heads = "P5", "P5 + CFP", "of the strongest, the", "floor"
+    heads = "P5", "P5 + CFP", "strongest attacker", "floor"
     rows = [["", *heads, f"P5 + CFP, {others} others" if others else ""]]
     for where, row in result["surfaces"].items():
         aucs = [percent(*row[when]["auc"]) for when, _ in WITHOUT_AND_WITH]
