@@ -49,7 +49,7 @@ from reproduction.recommenders import (
 )
 from support.candidates import rank_of_first
 from support.configs import CFPConfig, P5Config
-from support.datasets import Dataset
+from support.datasets import Dataset, fingerprint
 from support.expected import one_hot
 from support.files import InputError, load_tensors, run_command
 from support.screens import kept_cells
@@ -859,7 +859,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch
 def write_wrong_folders(folder: Path) -> None:
     """Runs to be named by --base that do not fit; `other` lacks only its weights."""
     toy, cfg = toy_of_sixty(), PMFConfig(**PRESETS["toy pmf"])
-    strange = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
+    strange = {"data fingerprint": fingerprint(toy), "seed": 0}
     other = strange | {"recommenders": {"pmf": dataclasses.asdict(cfg)}}
     texts = {"broken": "{", "other": json.dumps(other), "strange": json.dumps(strange)}
     for name, text in texts.items():
