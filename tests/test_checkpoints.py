@@ -23,7 +23,7 @@ from cfp import CFP, step
 from mixer import Mixer, load_mixer, load_prompt
 from model import T5, load_backbone
 from reproduction.baselines import FAIR
-from support import files, training
+from support import checks, files, training
 from support.backbones import save_backbone
 from support.checks import enough_for_run
 from support.configs import CFPConfig, MixerConfig, T5Config
@@ -403,15 +403,15 @@ def test_memory_of_a_game_is_that_of_what_it_trains(dataset, monkeypatch):
     )
     width, cpu = 2 * 12 * 768 * 2, torch.device("cpu")
     asked = {}
-    monkeypatch.setattr(
-        files, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
-    )
+    note = lambda what, n, device, flag: asked.update({flag: n})
+    monkeypatch.setattr(checks, "enough_memory", note)
     make_cfp = lambda: CFP(CFPConfig(prefix_len=5), base)
     make_mixer = lambda: Mixer(MixerConfig(hidden=256), base)
     players = {"a prompt": (make_cfp, "--prefix-len"), "the mixer": (make_mixer, "--mixer-hidden")}
     enough_for_run(dataset, players, cpu)
     prompt = sum(param.numel() for param in make_cfp().parameters())
     assert asked == {
+        "choose a smaller data set": 24 * len(dataset.users) * len(dataset.titles),
         "choose a smaller --prefix-len": 16 * prompt,
         "choose a smaller --mixer-hidden": 16 * (4 * width * 256 + width),
     }
