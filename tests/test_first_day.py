@@ -304,7 +304,7 @@ def test_every_text_file_is_utf_8():
                 known = (
                     "encoding",
                     '"rb"',
-                    '"ab"',
+                    '"wb"',
                     "**text",
                     "/proc",
                     "request",
