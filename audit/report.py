@@ -1,4 +1,4 @@
-"""The audit of a run: what can be read where, and what causes what.
+"""The audit of a run: what can be read where, what the recommendations are worth, what causes what.
 
 `evaluate.py --run RUN --audit` is the command. Every figure is about the test prompts of users; where the
 adversary was not told everybody's label, the attack is about those whose label it never saw.
@@ -10,21 +10,50 @@ import numpy as np
 import torch
 
 from audit.erase import first_half, leace
-from audit.surfaces import SURFACES, surfaces, top10, unmet
+from audit.surfaces import SURFACES, catalogue_ranks, gains, surfaces, top10, unmet
 from data import Asked, Corpus, marks_of, people_with
-from evaluate import popularity
+from evaluate import held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
 from probe import ATTACKERS, SHUFFLES, attack, floor, raw_history, whom
 from support.files import show
-from support.hits import interval_over_users
-from support.screens import WITHOUT_AND_WITH, aligned, around_half, percent
+from support.hits import hits, interval_over_users, kept, triple
+from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
     """[mean, low, high] of values (n,), with a 95% interval over resampled entries."""
     n = len(values)
     return [float(values.mean()), *interval_over_users(n, lambda counts: values @ counts / n, rng)]
+
+
+def usefulness(ranks: np.ndarray, labels: np.ndarray, classes: list[str], seed: int) -> dict:
+    """Hit@1, 3, 10 and NDCG@10 of ranks (users,) with intervals, and Hit@10 per class, as fractions.
+
+    "gap" is the largest difference of Hit@10 between two classes.
+    """
+    by_class = {classes[c]: float((ranks[labels == c] <= 10).mean()) for c in np.unique(labels)}
+    found = hits(ranks, seed)
+    value, *interval = mean_with_interval(gains(ranks, 10), np.random.default_rng([seed, 17]))
+    found |= {"ndcg@10": value, "ndcg@10 interval": interval, "hit@10 by class": by_class}
+    return found | {"gap": max(by_class.values()) - min(by_class.values())}
+
+
+def utility(
+    model: Backbone, asked: Asked, prefixes: dict, scores: dict, attr: str, seed: int
+) -> dict:
+    """`usefulness` without and with the prompt, what it keeps, whose rank among candidates it changes."""
+    labels, classes = asked.labels(attr), asked.corpus.dataset.classes[attr]
+    ranks = {when: held_out_ranks(model, asked, prefix) for when, prefix in prefixes.items()}
+    useful, found = lambda ranks: usefulness(ranks, labels, classes, seed), {}
+    for when in prefixes:
+        full = catalogue_ranks(asked, scores[when])
+        found[when] = {"among candidates": useful(ranks[when]), "whole catalogue": useful(full)}
+    popular = popularity_ranks(asked)
+    found["after"]["among candidates"] |= kept(popular, *ranks.values(), seed, "P5")
+    found["better off"] = float((ranks["after"] < ranks["before"]).mean())
+    found["worse off"] = float((ranks["after"] > ranks["before"]).mean())
+    return found
 
 
 def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -148,7 +177,7 @@ def audit(
     result = {"attr": attr, "seed": seed, "shuffles": shuffles, "hidden": list(hide)}
     result |= {"hide from": opened.config["cfp"]["hide_from"], "users": int(attacked.sum())}
     result |= {"labels": adversary, "known users": int((~attacked).sum())}
-    result |= {"ceiling": read_off(raw_history(corpus)), "surfaces": {}}
+    result |= {"ceiling": read_off(raw_history(corpus)), "surfaces": {}, "utility": {}}
     result |= {"counterfactual": None, "popularity": read_off(popular)}
     picture = {"labels": labels[attacked], "classes": classes, "states": {}}
     prefixes = {"before": None, "after": opened.hiding(hide)}
@@ -158,6 +187,8 @@ def audit(
         read = {when: surfaces(model, asked, prefix) for when, prefix in prefixes.items()}
         result["surfaces"] |= attack_task(read, task, labels, attacked, seed, shuffles)
         picture["states"][task] = [part["user tokens"][attacked] for part in read.values()]
+        scores = {when: part["scores"] for when, part in read.items()}
+        result["utility"][task] = utility(model, asked, prefixes, scores, attr, seed)
     if copies is not None and copies.attr == attr:
         show(f"comparing {len(copies.twins)} people with their twins")
         found = {"pairs": len(copies.twins), "world effect": opened.config["toy"]["effect"]}
@@ -170,7 +201,7 @@ def audit(
 
 
 def audit_table(result: dict) -> str:
-    """The audit as tables; AUC in percent."""
+    """The audit as tables and in words; AUC, Hit@k and NDCG in percent."""
     others = result["known users"]
     heads = "P5", "P5 + CFP", "strongest attacker", "floor"
     rows = [["", *heads, f"P5 + CFP, {others} others" if others else ""]]
@@ -191,9 +222,28 @@ def audit_table(result: dict) -> str:
         "because they were met before, and a top 10 tells that as long as met items are left out of it.",
         "Within the floor an AUC is not distinguishable from chance.",
         "",
+        *utility_table(result["utility"]),
+        "",
         *counterfactual_table(result["counterfactual"]),
     ]
     return "\n".join(lines)
+
+
+def utility_table(utility: dict) -> list[str]:
+    """What recommendations are worth without and with the prompt, as lines of a table."""
+    keys = "hit@1", "hit@3", "hit@10", "ndcg@10"
+    heads = *keys, "largest gap of a group in Hit@10", "Hit@10 kept", "above popularity"
+    rows, lines = [["usefulness (%)", "", *heads]], []
+    for task, row in utility.items():
+        for among in "among candidates", "whole catalogue":
+            for when, name in WITHOUT_AND_WITH:
+                part, label = row[when][among], f"{task}, {among}" if when == "before" else ""
+                cells = [percent(*triple(part, key)) for key in keys]
+                cells += [percent(part["gap"]), *(kept_cells(part, 1) if "kept" in part else ())]
+                rows.append([label, name, *cells])
+        change = f"better off {percent(row['better off'])}, worse off {percent(row['worse off'])}"
+        lines.append(f"  {task}, behind the prompt: {change}")
+    return [*aligned(rows), *lines, KEPT]
 
 
 def counterfactual_table(found: dict | None) -> list[str]:

@@ -19,6 +19,7 @@ from audit.report import (
     lists_of_pair,
     overlaps,
     plot,
+    usefulness,
 )
 from audit.surfaces import SURFACES, catalogue_ranks, surfaces
 from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
@@ -49,6 +50,13 @@ def test_surfaces_are_what_they_are_called(corpus, task):
     assert len(top) == 10 and not set(top) & set(met)
     others = np.setdiff1d(np.arange(len(corpus.numbers)), np.append(top, met))
     assert found["scores"][user, top].min() >= found["scores"][user, others].max()
+
+
+def test_usefulness_by_hand():
+    found = usefulness(np.array([1, 3, 11, 2]), np.array([0, 0, 1, 1]), ["F", "M"], seed=0)
+    assert (found["hit@1"], found["hit@3"], found["hit@10"]) == (0.25, 0.75, 0.75)
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / 2 + 0 + 1 / np.log2(3)) / 4)
+    assert found["hit@10 by class"] == {"F": 1.0, "M": 0.5} and found["gap"] == 0.5
 
 
 def test_rank_in_the_catalogue_leaves_out_what_was_met(corpus, rng):
@@ -223,6 +231,13 @@ def test_the_audit_of_a_run(tmp_path):
     for task in "sequential", "direct":
         row = found["counterfactual"][task]["after"]["twin"]
         assert all(low <= value <= high for value, low, high in row.values())
+        useful = found["utility"][task]
+        assert useful["better off"] + useful["worse off"] <= 1
+        results = json.loads((tmp_path / "r/results.json").read_text())
+        for when in "before", "after":
+            assert useful[when]["among candidates"]["hit@10"] == results[when][task]["hit@10"]
+        for key in "kept", "kept above popularity", "kept in words":
+            assert useful["after"]["among candidates"][key] == results["after"][task][key]
     assert "effect on the list" in done.stdout and "never seen by the adversary" in done.stdout
     assert "No twins to compare with" in audit_table(found | {"counterfactual": None})
     done = command(tmp_path, "--run r --audit --attr size", "evaluate.py")
