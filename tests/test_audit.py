@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from audit.report import (
 )
 from audit.surfaces import SURFACES, catalogue_ranks, surfaces
 from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
+from mixer import open_run
 from model import target_loss
 from probe import ATTACKERS, attack, user_states
 from support import datasets
@@ -212,14 +214,17 @@ def test_no_title_of_the_picture_is_cut_off(tmp_path, monkeypatch):
 
 def test_the_audit_of_a_run(tmp_path):
     arguments = "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
-    done = command(tmp_path, f"{arguments} --batch-size 20 --hide-from scores --out r")
+    arguments = "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
+    train = f"{arguments} --batch-size 20 --hide-from scores --out r"
+    done = command(tmp_path, train, briefly=True)
     assert done.returncode == 0, done.stderr
-    done = command(tmp_path, "--run r --audit --shuffles 2 --plot", "evaluate.py")
+    audit = "--run r --audit --shuffles 2"
+    done = command(tmp_path, f"{audit} --plot", "evaluate.py", briefly=True)
     if importlib.util.find_spec("matplotlib"):
         assert done.returncode == 0 and (tmp_path / "r/audit.png").stat().st_size > 10_000
     else:
         assert done.returncode == 2 and "--plot needs matplotlib" in done.stderr
-        done = command(tmp_path, "--run r --audit --shuffles 2", "evaluate.py")
+        done = command(tmp_path, audit, "evaluate.py", briefly=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "r/audit.json").read_text())
     assert len(found["surfaces"]) == 10 and (found["users"], found["known users"]) == (24, 36)
@@ -242,3 +247,31 @@ def test_the_audit_of_a_run(tmp_path):
     assert "No twins to compare with" in audit_table(found | {"counterfactual": None})
     done = command(tmp_path, "--run r --audit --attr size", "evaluate.py")
     assert done.returncode == 2 and "--attr size: toy has no such attribute" in done.stderr
+
+
+@pytest.mark.slow
+def test_hidden_from_scores_the_list_hardly_follows_the_attribute(tmp_path, monkeypatch):
+    """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
+    arguments = "--attr gender --toy-twins 200 --hide-from scores --out scores"
+    done = command(tmp_path, arguments, seconds=1800)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)  # where the run's backbone is
+    opened = open_run(Path("scores"), torch.device("cpu"))
+    users = people_with(opened.corpus, "test")
+    users = users[opened.held_out["gender"][users]]
+    labels = opened.corpus.dataset.labels("gender")[users]
+    for task in ("sequential", "direct"):
+        effects = []
+        for prefix in (None, opened.hiding(("gender",))):
+            read = surfaces(opened.model, Asked(opened.corpus, task, "test", users), prefix)
+            for name in ("user tokens", "scores"):
+                value = attack(read[name], labels)["auc"][0]
+                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12
+            found = counterfactuals(opened.model, opened.corpus, task, prefix, 0)
+            effects.append(found["twin"]["effect"][0])
+        assert effects[0] > 0.5 and abs(effects[1]) < 0.35 * effects[0]
+    results = json.loads(Path("scores/results.json").read_text())
+    hit = lambda when, task: results[when][task]["hit@10"]
+    assert hit("after", "sequential") > 0.75 * hit("before", "sequential")
+    # hardly more than popularity is left of direct recommendation (74 to 89% of P5's Hit@10)
+    assert hit("after", "direct") > 0.9 * hit("popularity", "direct")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import try_less
 
 import cfp
 from audit import command
@@ -654,6 +655,8 @@ TINY = f"{SHORT} --fair-epochs 1 --fair-batch-size 20"
 
 @pytest.fixture()
 def folder(tmp_path, monkeypatch):
+    """Where the command is run, whose rows may be attacked less well here."""
+    try_less(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

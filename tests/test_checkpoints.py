@@ -154,7 +154,7 @@ def die_and_go_on(folder: Path, flags: str, deaths: list[Death], expected: dict)
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     words = [sys.executable, str(ROOT / "train.py")]
-    flags = "--attr gender --toy-users 60 --epochs 2 --batch-size 30 --prefix-len 2 --p5-steps 40"
+    flags = "--attr gender --toy-users 60 --epochs 1 --batch-size 30 --prefix-len 2 --p5-steps 20"
     began = subprocess.Popen(
         [*words, *flags.split(), "--out", "run"],
         **dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     _, error = began.communicate(timeout=60)
     assert began.returncode == 130
     assert error.strip() == f"interrupted; python {ROOT}/train.py --resume run goes on with it"
-    resumed = command(tmp_path, "--resume run")
+    resumed = command(tmp_path, "--resume run", briefly=True)
     assert resumed.returncode == 0, resumed.stderr
     assert "P5: going on after step" in resumed.stdout
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if "checkpoint" in p.name) == []
@@ -295,7 +295,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 
 
 def test_a_full_disk_ends_a_command_in_one_line(tmp_path):
-    limited = "ulimit -f 20; exec " + " ".join([sys.executable, str(ROOT / "train.py"), TINY])
+    flags = TINY.replace("--p5-steps 4", "--p5-steps 1")
+    limited = "ulimit -f 20; exec " + " ".join([sys.executable, str(ROOT / "train.py"), flags])
     done = subprocess.run(
         ["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
