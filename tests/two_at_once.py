@@ -20,7 +20,7 @@ import torch
 from support import CORES
 
 CHANNEL = os.environ.pop("TESTS_CHANNEL", None)  # has a process that runs tests; not what it begins
-SLOWEST = "full_size train audit reproduce checkpoints layout baselines first_day processes"
+SLOWEST = "full_size train audit reproduce checkpoints layout baselines first_day processes probe"
 
 
 def files_of(session: pytest.Session) -> dict[str, list[pytest.Item]]:
