@@ -214,7 +214,6 @@ def test_no_title_of_the_picture_is_cut_off(tmp_path, monkeypatch):
 
 def test_the_audit_of_a_run(tmp_path):
     arguments = "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
-    arguments = "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
     train = f"{arguments} --batch-size 20 --hide-from scores --out r"
     done = command(tmp_path, train, briefly=True)
     assert done.returncode == 0, done.stderr
