@@ -62,6 +62,7 @@ N_STEPS = 3 + 4 + 4 + 2 + 4  # P5 (ends before its fourth), two prompts, mixer, 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
     """In each kind of training, and once with the checkpoint half written."""
     expected = what_is_left(whole[0])
+    assert "P5: validation stopped rising, 3 steps" in (whole[0] / "run" / "log.txt").read_text()
     # backbone; prompts and discriminators; mixer; from scratch; negatives and results
     assert len(expected) == 1 + 4 + 1 + 1 + 2
     for n, death in enumerate([("after", 3), ("within", 7), ("after", 13), ("after", 16)]):
