@@ -24,11 +24,6 @@ from support.files import run_command
 from support.hits import hits, kept
 from support.runs import run_module
 
-FEW_SHUFFLES = 5  # behind the floor of a run's own table; the audit has more
-# With so many a single shuffle has to do: it is within a point of one half, but for classes of a few people
-# (up to five points).
-MANY_USERS = 10_000
-
 
 @torch.no_grad()
 def held_out_ranks(
@@ -51,9 +46,11 @@ def held_out_ranks(
     return ranks
 
 
-def popularity(corpus: Corpus) -> np.ndarray:
-    """How often each item occurs in the training histories, (items,)."""
-    return np.bincount(np.concatenate(corpus.split.train), minlength=len(corpus.numbers))
+def popularity(asked: Asked) -> np.ndarray:
+    """How often each item occurs in the training histories, for every user alike, (users, items)."""
+    items = np.concatenate(asked.corpus.split.train)
+    counts = np.bincount(items, minlength=len(asked.corpus.numbers)).astype(float)
+    return np.broadcast_to(counts, (len(asked.users), len(counts)))
 
 
 def candidate_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
@@ -66,8 +63,7 @@ def candidate_ranks(asked: Asked, scores: np.ndarray) -> np.ndarray:
 
 def popularity_ranks(asked: Asked) -> np.ndarray:
     """The same ranks when items are ordered by how often they occur in the training histories."""
-    counts = popularity(asked.corpus).astype(float)
-    return candidate_ranks(asked, np.broadcast_to(counts, (len(asked.users), len(counts))))
+    return candidate_ranks(asked, popularity(asked))
 
 
 def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray) -> float:
@@ -75,18 +71,52 @@ def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray
     return (held_out_ranks(model, Asked(corpus, task, "valid", users)) <= 10).mean()
 
 
+def shuffles_of(n_users: int) -> int:
+    """Shuffles behind the floor of a run's own table; the audit has more.
+
+    With many users a single one has to do: it is within a point of one half, but for classes of a few people
+    (up to five points).
+    """
+    return 5 if n_users < 10_000 else 1
+
+
+class Attacks(NamedTuple):
+    """Whose label is attacked: of each attribute those that are held out, as in `whom`."""
+
+    held_out: dict[str, np.ndarray]
+    seed: int
+    device: torch.device
+
+    def row(self, asked: Asked, states: np.ndarray) -> dict:
+        """What a row of results.json says of attacks on states (users, d)."""
+        row = {"auc": {}, "auc interval": {}, "attackers": {}}
+        for attr, unseen in self.held_out.items():
+            labels, tested = asked.labels(attr), whom(unseen, asked.users)
+            found = attack(states, labels, None, self.seed, self.device, tested)
+            row["auc"][attr], *row["auc interval"][attr] = found["auc"]
+            row["attackers"][attr] = found
+        return row
+
+    def floors(self, asked: Asked, states: np.ndarray) -> dict[str, float]:
+        """Of each attribute, how far from one half the same attacks get on shuffled labels."""
+        found, about = {}, (self.seed, shuffles_of(len(asked.users)), self.device)
+        for attr, unseen in self.held_out.items():
+            tested = whom(unseen, asked.users)
+            found[attr] = floor(states, asked.labels(attr), *about, tested)
+        return found
+
+
 def measure(
     study: Study,
     task: str,
     prefix: Prefix | None,
-    held_out: dict[str, np.ndarray],
+    attacks: Attacks,
     before: np.ndarray | None = None,
 ) -> tuple[dict, np.ndarray, np.ndarray]:
     """(a row of results.json, user states (users, d), ranks (users,)): test items through a prefix.
 
     Hit@k, of each attribute what the strongest fresh attacker reads in the user-token states, and
     what is kept of Hit@10 where there are the ranks (users,) `before`, which are those without a prefix.
-    `held_out` is as in `whom`, for each attribute.
     """
     asked = Asked(study.corpus, task, "test", people_with(study.corpus, "test"))
     states = user_states(study.model, asked, prefix)
@@ -94,79 +124,50 @@ def measure(
     row = hits(ranks, study.seed)
     if before is not None:
         row |= kept(popularity_ranks(asked), before, ranks, study.seed, "P5")
-    row |= attacked_row(asked, states, held_out, (study.seed, study.device))
-    return row, states, ranks
+    return row | attacks.row(asked, states), states, ranks
 
 
-def attacked_row(
-    asked: Asked, states: np.ndarray, held_out: dict[str, np.ndarray], about: tuple
-) -> dict:
-    """What a row of results.json says of attacks on states (users, d); `about` are a seed and a device."""
-    row = {"auc": {}, "auc interval": {}, "attackers": {}}
-    for attr, unseen in held_out.items():
-        labels, tested = asked.labels(attr), whom(unseen, asked.users)
-        found = attack(states, labels, None, *about, tested)
-        row["auc"][attr], *row["auc interval"][attr] = found["auc"]
-        row["attackers"][attr] = found
-    return row
-
-
-def circumstances(
-    corpus: Corpus,
-    tasks: list[str],
-    held_out: dict[str, np.ndarray],
-    seed: int,
-    device: torch.device,
-) -> dict:
+def circumstances(corpus: Corpus, tasks: list[str], attacks: Attacks) -> dict:
     """What results.json says whatever the prompts are: sizes, popularity's Hit@k, the ceilings.
 
     "tested" says of each attribute how many people's label is attacked, "held out" of which attributes
     the adversary had not seen these.
     """
-    users = people_with(corpus, "test")
+    users, held_out = people_with(corpus, "test"), attacks.held_out
     asked = {task: Asked(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(a.candidates(user)) for user in users] for t, a in asked.items()}
-    history, labels = raw_history(corpus), corpus.dataset.labels
-    tested = {k: whom(unseen, users) for k, unseen in held_out.items()}
-    about = {k: (labels(k)[users], None, seed, device, tested[k]) for k in tested}
+    popular = {t: hits(popularity_ranks(a), attacks.seed) for t, a in asked.items()}
     return {
         "tasks": tasks,
         "users": len(users),
         "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
         "prompt candidates": corpus.prompt_candidates,
-        "popularity": {task: hits(popularity_ranks(a), seed) for task, a in asked.items()},
-        "tested": {k: int(some.sum()) for k, some in tested.items()},
+        "popularity": popular,
+        "tested": {k: int(whom(unseen, users).sum()) for k, unseen in held_out.items()},
         "held out": [k for k, unseen in held_out.items() if unseen[users].any()],
-        "ceiling": {k: attack(history, *about[k]) for k in tested},
-        "shuffles": FEW_SHUFFLES if len(users) < MANY_USERS else 1,
+        "ceiling": attacks.row(asked[tasks[0]], raw_history(corpus))["attackers"],
+        "shuffles": shuffles_of(len(users)),
     }
 
 
 def before_and_after(
-    study: Study,
-    attr: str,
-    prefix: Prefix,
-    discriminator: Discriminator | None,
-    held_out: np.ndarray,
+    study: Study, prefix: Prefix, discriminator: Discriminator | None, attacks: Attacks
 ) -> dict:
     """What results.json says of a run with one attribute: the test items are looked at here, once.
 
-    `discriminator` is None where it was no classifier; `held_out` (users,) is as in `whom`.
+    `discriminator` is None where it was no classifier.
     """
-    corpus, seed, device = study.corpus, study.seed, study.device
-    results = circumstances(corpus, study.tasks, {attr: held_out}, seed, device)
+    (attr,), corpus = attacks.held_out, study.corpus
+    results = circumstances(corpus, study.tasks, attacks)
     results |= {"before": {}, "after": {}, "floor": {}, "co-trained auc": {}}
-    users = people_with(corpus, "test")
-    labels, tested = corpus.dataset.labels(attr)[users], whom(held_out, users)
     for t, task in enumerate(study.tasks):
-        ranks = None
+        asked, ranks = Asked(corpus, task, "test", people_with(corpus, "test")), None
         for when, read_through in ("before", None), ("after", prefix):
-            found = measure(study, task, read_through, {attr: held_out}, ranks)
+            found = measure(study, task, read_through, attacks, ranks)
             results[when][task], states, ranks = found
-        chance = floor(states, labels, seed, results["shuffles"], device, tested)
-        results["floor"][task] = {attr: chance}
+        results["floor"][task] = attacks.floors(asked, states)
         if discriminator is not None:
-            found = co_trained_auc(discriminator, states, labels, t)
+            found = co_trained_auc(discriminator, states, asked.labels(attr), t)
             results["co-trained auc"][task] = {attr: found}
     return results
 
@@ -180,31 +181,25 @@ class Combined(NamedTuple):
     prefix: Prefix
 
 
-def combinations(
-    study: Study, ways: list[Combined], held_out: dict[str, np.ndarray], results: dict
-) -> None:
+def combinations(study: Study, ways: list[Combined], attacks: Attacks, results: dict) -> None:
     """Add to `results` what results.json says of a run with several attributes, all attacked behind
     every prefix; what is there, from before the run was interrupted, is not measured again.
     """
-    corpus, seed, device = study.corpus, study.seed, study.device
-    users, before = people_with(corpus, "test"), {}  # ranks without a prefix, which no file has
+    corpus, before = study.corpus, {}  # ranks without a prefix, which no file has
+    asked = {t: Asked(corpus, t, "test", people_with(corpus, "test")) for t in study.tasks}
     if "ways" not in results:
-        found = circumstances(corpus, study.tasks, held_out, seed, device)
-        found |= {"before": {}, "floor": {}}
+        found = circumstances(corpus, study.tasks, attacks) | {"before": {}, "floor": {}}
         for task in study.tasks:
-            row, states, before[task] = measure(study, task, None, held_out)
-            found["before"][task], found["floor"][task] = row, {}
-            for attr, unseen in held_out.items():
-                about = corpus.dataset.labels(attr)[users], seed, found["shuffles"], device
-                found["floor"][task][attr] = floor(states, *about, whom(unseen, users))
+            found["before"][task], states, before[task] = measure(study, task, None, attacks)
+            found["floor"][task] = attacks.floors(asked[task], states)
         results |= found | {"ways": []}
         study.run.keep(results)
     for task in set(study.tasks) - set(before):  # that row was measured before an interruption
-        before[task] = held_out_ranks(study.model, Asked(corpus, task, "test", users))
+        before[task] = held_out_ranks(study.model, asked[task])
     done = len(results["ways"])
     for number, (hidden, how, seconds, prefix) in enumerate(ways[done:], done + 1):
         study.run.say(f"measuring {number} of {len(ways)}: {', '.join(hidden)}, {how}")
-        row = {t: measure(study, t, prefix, held_out, before[t])[0] for t in study.tasks}
+        row = {t: measure(study, t, prefix, attacks, before[t])[0] for t in study.tasks}
         results["ways"].append({"attrs": list(hidden), "how": how, "seconds": seconds, **row})
         study.run.keep(results)
 

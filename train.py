@@ -29,12 +29,12 @@ from data import (
     train_tokenizer,
     training_example,
 )
-from evaluate import Combined, before_and_after, combinations, example, validation_hit
+from evaluate import Attacks, Combined, before_and_after, combinations, example, validation_hit
 from mixer import Mixer, Study, concatenate, load_mixer, load_prompt, subsets
 from model import Backbone, Prefix, from_scratch, load_backbone, target_loss
 from probe import game_of
 from support import processes
-from support.backbones import own_memory, place_of_p5, save_backbone
+from support.backbones import own_memory, place_of_p5
 from support.checks import enough_answers, enough_for_run, enough_people
 from support.command import Command, begin_results, begin_run, end_run, read_command
 from support.configs import CFPConfig, MixerConfig, P5Config
@@ -111,7 +111,7 @@ def p5_backbone(command: Command, p5: P5Config, run: Run) -> tuple[Corpus, Backb
     run.say(f"P5 backbone: training {what} into {place.folder}")
     run.frozen = {"tokenizer": tokenizer.fingerprint}
     train_p5(corpus, model.to(device), p5, seed, run)
-    place.fill(run, tokenizer, lambda folder: save_backbone(model, folder))
+    place.fill(model, tokenizer)
     return corpus, model.to(DTYPES[command.args.dtype]), place.folder
 
 
@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> dict:
     hard = not args.label_holdout or args.paper_schedule or cfg.discriminator == "soft"
     labels = labels_for_game(known, marks_of(corpus.split.train, len(corpus.numbers)), hard)
     prefixes = train_prompts(study, labels, cfg, results)
-    unknown = {attr: y < 0 for attr, y in known.items()}
+    attacks = Attacks({attr: y < 0 for attr, y in known.items()}, args.seed, command.device)
     if len(attrs) == 1:
         if not processes.first_goes_on():
             return {}
@@ -310,14 +310,14 @@ def main(argv: list[str] | None = None) -> dict:
             fill(discriminator, path, load_tensors(path))
         run.say("measuring on the test items, with fresh attackers")
         prefix = prefixes[attr]
-        results |= before_and_after(study, attr, prefix, discriminator, unknown[attr])
+        results |= before_and_after(study, prefix, discriminator, attacks)
         shown = table(results)
     else:
         ways = combine(study, prefixes, labels, (cfg, mixer_cfg), args.from_scratch, results)
         if not processes.first_goes_on():
             return {}
         (prefix,) = [way.prefix for way in ways if (way.attrs, way.how) == (attrs, "mixer")]
-        combinations(study, ways, unknown, results)
+        combinations(study, ways, attacks, results)
         shown = combinations_table(results)
     end_run(run, results, example(study, prefix), shown)
     return results

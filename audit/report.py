@@ -171,8 +171,8 @@ def audit(
         adversary = f"of another attribute than what is hidden ({', '.join(hide)})"
     read_off = lambda features: attack(features, labels, None, seed, tested=attacked)
     n_items = len(corpus.numbers)
-    counts = np.tile(popularity(corpus).astype(float), (len(users), 1))
-    popular = top10(unmet(Asked(corpus, tasks[0], "test", users), counts))
+    asked = Asked(corpus, tasks[0], "test", users)
+    popular = top10(unmet(asked, popularity(asked)))
     show(f"attacking {attacked.sum()} users' raw history")
     result = {"attr": attr, "seed": seed, "shuffles": shuffles, "hidden": list(hide)}
     result |= {"hide from": opened.config["cfp"]["hide_from"], "users": int(attacked.sum())}
@@ -200,27 +200,15 @@ def audit(
     return result, picture
 
 
-def in_words(where: str, row: dict) -> str:
-    """One sentence: how far the strongest attacker got on a surface, and whether that is chance."""
-    value, low, high = row["after"]["auc"]
-    is_chance = abs(value - 0.5) <= row["floor"]  # what is turned around is mostly above 1/2
-    farthest = max(row["after"]["by attacker"].values(), key=lambda auc: abs(auc[0] - 0.5))
-    return (
-        f"{where}: the strongest fresh attacker ({row['after']['strongest']}) reaches {percent(value)} "
-        f"(95% at most {percent(high)}, at least {percent(low)}), the one farthest from 50 on tested "
-        f"users {percent(farthest[0])}; shuffled labels reach {around_half(row['floor'])}"
-        + (": not distinguishable from chance" if is_chance else "")
-    )
-
-
 def audit_table(result: dict) -> str:
     """The audit as tables and in words; AUC, Hit@k and NDCG in percent."""
     others = result["known users"]
-    rows = [["", "P5", "P5 + CFP", "floor", f"P5 + CFP, {others} others" if others else ""]]
+    heads = "P5", "P5 + CFP", "strongest attacker", "floor"
+    rows = [["", *heads, f"P5 + CFP, {others} others" if others else ""]]
     for where, row in result["surfaces"].items():
         aucs = [percent(*row[when]["auc"]) for when, _ in WITHOUT_AND_WITH]
         apart = percent(*row["after, known users"]["auc"]) if others else ""
-        rows.append([where, *aucs, around_half(row["floor"]), apart])
+        rows.append([where, *aucs, row["after"]["strongest"], around_half(row["floor"]), apart])
         for name, attacked in row.get("leace", {}).items():
             erased = "  LEACE on P5 in place of the prompt", "", percent(*attacked["auc"]), name
             rows.append(erased)
@@ -232,8 +220,7 @@ def audit_table(result: dict) -> str:
         *aligned(rows),
         "The last row's list knows nobody. All that it tells of a person is which popular items are missing",
         "because they were met before, and a top 10 tells that as long as met items are left out of it.",
-        "",
-        *(in_words(*row) for row in result["surfaces"].items()),
+        "Within the floor an AUC is not distinguishable from chance.",
         "",
         *utility_table(result["utility"]),
         "",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cfp import CFP, Game
 from data import Asked, hold_out, marks_of, people_with
-from evaluate import held_out_ranks, measure
+from evaluate import Attacks, held_out_ranks, measure
 from lab.handin import read_hand_in, value_of
 from lab.pictures import draw_contest
 from mixer import Opened, Study, open_run
@@ -95,11 +95,12 @@ def line_of(path: Path, run: Path) -> dict:
         sys.exit(code)  # it has said why
     fill(cfp := CFP(cfg, study.model.cfg), folder / PROMPT, load_tensors(folder / PROMPT))
     show("attacking what it leaves")
+    attacks = Attacks(opened.held_out, study.seed, study.device)
     line = {"name": path.stem, "seed": study.seed, "tasks": {}}
     for task in study.tasks:
         asked = Asked(corpus, task, "test", people_with(corpus, "test"))
         before = held_out_ranks(study.model, asked)
-        row, _, _ = measure(study, task, cfp.frozen(), opened.held_out, before)
+        row, _, _ = measure(study, task, cfp.frozen(), attacks, before)
         figures = {"auc": [row["auc"][attr], *row["auc interval"][attr]]}
         figures |= {"floor": results["floor"][task][attr], "kept": row["kept"], ABOVE: row[ABOVE]}
         line["tasks"][task] = figures

@@ -18,7 +18,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import json
 import math
 import sys
 from collections import Counter, defaultdict
@@ -33,16 +32,9 @@ from torch.nn.utils.rnn import pad_sequence
 from audit.surfaces import catalogue_ranks, gains
 from cfp import Game, step
 from data import TASKS, Asked, Corpus, hold_out, make_corpus, marks_of, met_before, people_with
-from evaluate import (
-    attacked_row,
-    candidate_ranks,
-    circumstances,
-    popularity,
-    popularity_ranks,
-    whom,
-)
+from evaluate import Attacks, candidate_ranks, circumstances, popularity, popularity_ranks
 from mixer import subsets
-from probe import attack, floor
+from probe import attack
 from reproduction.recommenders import (
     RECOMMENDERS,
     Filters,
@@ -53,12 +45,12 @@ from reproduction.recommenders import (
 )
 from support import flags, screens
 from support.checks import enough_for_run, enough_people
-from support.command import end_run
+from support.command import common_config, end_run
 from support.configs import CFPConfig, P5Config
-from support.datasets import ToyConfig, files_of, fingerprint, load_dataset
+from support.datasets import ToyConfig, load_dataset
 from support.expected import labels_for_game
 from support.fields import add_flags, at_least, flags_given, rate, weight
-from support.files import fill, load_tensors, refuse, run_command, save_tensors
+from support.files import fill, load_tensors, read_object, refuse, run_command, save_tensors
 from support.hits import hits, kept
 from support.runs import Run, save_array
 from support.training import Checkpoint, check_discriminators, set_rates
@@ -174,7 +166,10 @@ class Trial(NamedTuple):
     labels: dict[str, np.ndarray]  # and what a game is told instead, (users, c)
     seed: int
     run: Run
-    shuffles: int = 1  # of the labels, for the floor of a row
+
+    @property
+    def attacks(self) -> Attacks:
+        return Attacks({attr: y < 0 for attr, y in self.known.items()}, self.seed, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -222,26 +217,18 @@ def lookup(asked: Asked) -> np.ndarray:
     goes with the set of all the others. Each item's share of the training interactions counts as one
     more observation for every set, so a set that occurs nowhere is left with popularity.
     """
-    corpus, counts = asked.corpus, popularity(asked.corpus)
+    corpus, counts = asked.corpus, popularity(asked)
     everybody, followed = range(len(corpus.split.train)), defaultdict(Counter)
     owned = [frozenset(met_before(corpus, user, asked.part)) for user in everybody]
     for items in owned:
         for item in items:
             followed[items - {item}][item] += 1
-    scores = np.tile(counts / max(counts.sum(), 1), (len(asked.users), 1))
+    scores = counts / max(counts[0].sum(), 1)
     for row, user in zip(scores, asked.users):
         found = followed.get(owned[user], Counter())
         row[[*found]] += [*found.values()]
         row /= 1 + found.total()
     return scores
-
-
-def validation_ranks(
-    model: Recommender, asked: Asked, fair: Callable | Prompt | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors (users, d), ranks (users,)): validation items among the sequential task's candidates."""
-    states, scores = vectors_and_scores(model, asked, fair)
-    return states, candidate_ranks(asked, scores)
 
 
 def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
@@ -271,7 +258,7 @@ def train_recommender(trial: Trial, model: Recommender, name: str) -> None:
             step(optimizer, loss, max_norm=5.0)
             losses.append(loss.item())
         if len(chosen_by.users) and (epoch % cfg.check == 0 or epoch == cfg.epochs):
-            ranks = validation_ranks(model, chosen_by)[1]
+            ranks = candidate_ranks(chosen_by, vectors_and_scores(model, chosen_by)[1])
             look = {"ndcg@10": gains(ranks, 10).mean(), "hit@10": (ranks <= 10).mean()}
             run.metric(stage=f"{name} validation", epoch=epoch, **look)
             loop |= dict(ndcg=look["ndcg@10"], waited=loop["waited"] + 1)
@@ -329,7 +316,8 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     chosen_by, judged_at, before = trial.asked("valid"), set(), math.nan
     if trains_model and len(chosen_by.users):
         judged_at = {math.ceil(n_batches * k / 10) for k in range(1, 11)}
-        before = (validation_ranks(model, chosen_by)[1] <= 10).mean()
+        ranks = candidate_ranks(chosen_by, vectors_and_scores(model, chosen_by)[1])
+        before = (ranks <= 10).mean()
     parts = dict(player=player, player_optimizer=optimizer)
     parts |= dict(members=game.members, dis_optimizer=game.optimizer)
     checkpoint, rows = Checkpoint(trial.run, name, parts), model.examples(data)
@@ -376,7 +364,8 @@ def shortfall(trial: Trial, model: Recommender, fair: Fair, before: float, name:
     """
     fair.eval()
     chosen_by = trial.asked("valid")
-    states, ranks = validation_ranks(model, chosen_by, serving(fair, tuple(trial.labels)))
+    states, scores = vectors_and_scores(model, chosen_by, serving(fair, tuple(trial.labels)))
+    ranks = candidate_ranks(chosen_by, scores)
     about = ["logistic regression"], trial.seed + 1, trial.device
     found = []
     for known in trial.known.values():  # nobody's label is looked at that is held out
@@ -404,12 +393,8 @@ def row_of(trial: Trial, name: str, hidden: tuple, seconds: float, read: tuple, 
         found |= kept(*about, NAMES[FAIR[name]])
     chance = {}
     if states is not None:
-        held_out = {attr: known < 0 for attr, known in trial.known.items()}
-        found |= attacked_row(asked, states, held_out, (seed, trial.device))
-        about = seed, trial.shuffles, trial.device
-        for attr, unseen in held_out.items():
-            tested = whom(unseen, asked.users)
-            chance[attr] = floor(states, asked.labels(attr), *about, tested)
+        found |= trial.attacks.row(asked, states)
+        chance = trial.attacks.floors(asked, states)
     row = {"model": name, "hidden": list(hidden), "seconds": seconds, "floor": chance}
     return row | dict.fromkeys(TASKS, found)
 
@@ -462,20 +447,16 @@ def main(argv: list[str] | None = None) -> dict:
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
     players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
     enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
-    config = {
-        "command": ["baselines.py", *map(str, argv)],
-        "data": args.data,
-        "data dir": files_of(args.data, args.data_dir),
-        "label holdout": args.label_holdout,
-        "data fingerprint": fingerprint(dataset),
-        "attrs": attrs,
-        "seed": args.seed,
-        "device": str(device),
-        "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
-        "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
-        "base": args.base,
-        "torch": torch.__version__,
-    } | ({} if args.classes is None else {"classes": args.classes})
+    config = (
+        common_config(["baselines.py", *argv], args, dataset, device)
+        | {
+            "attrs": attrs,
+            "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
+            "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
+            "base": args.base,
+        }
+        | ({} if args.classes is None else {"classes": args.classes})
+    )
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)
@@ -484,11 +465,10 @@ def main(argv: list[str] | None = None) -> dict:
     run.say(screens.describe(dataset, attrs, P5Config().prompt_candidates))
     save_array(run.folder / "negatives.npy", corpus.negatives)
     results = {"data": args.data, "attrs": attrs, "seed": args.seed, "seconds": None}
-    about = list(TASKS), {attr: y < 0 for attr, y in known.items()}, args.seed, device
-    results |= run.so_far() or circumstances(corpus, *about) | {"rows": []}
     data = interactions_of(corpus, device)
     labels = labels_for_game(known, data.seen.cpu().numpy(), hard=not args.label_holdout)
-    trial = Trial(corpus, data, known, labels, args.seed, run, results["shuffles"])
+    trial = Trial(corpus, data, known, labels, args.seed, run)
+    results |= run.so_far() or circumstances(corpus, list(TASKS), trial.attacks) | {"rows": []}
     fill_rows(trial, wanted, args, results)
     end_run(run, results, table(results))
     return results
@@ -499,11 +479,7 @@ def check_base(folder: Path, config: dict) -> None:
 
     These are the weights of recommenders, trained on the same data with the same seed and settings.
     """
-    try:
-        other = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        refuse(f"--base {folder}", "no folder of a run; its config.json is missing or no JSON")
-    other = other if isinstance(other, dict) else {}
+    other = read_object(folder / "config.json", f"--base {folder}", "name a run's folder")
     same = all(other.get(key) == config[key] for key in ("data fingerprint", "seed"))
     for name, cfg in config["recommenders"].items():
         if not same or other.get("recommenders", {}).get(name) != cfg:
@@ -523,8 +499,7 @@ def fill_rows(trial: Trial, wanted: Settings, args: argparse.Namespace, results:
         run.keep(results)
 
     if not done["popularity"]:
-        counts = np.tile(popularity(trial.corpus).astype(float), (len(asked.users), 1))
-        add("popularity", (), 0.0, (None, counts))
+        add("popularity", (), 0.0, (None, popularity(asked)))
     if args.model in ("lookup", "all") and not done["lookup"]:
         add("lookup", (), 0.0, (None, lookup(asked)))
     for name, cfg in cfgs.items():

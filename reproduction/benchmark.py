@@ -1,7 +1,6 @@
 """How fast it is beside `transformers`, as ratios within one run.
 
-    python -m reproduction.benchmark                  # a T5 of t5-small's shape, random weights
-    python -m reproduction.benchmark --rows step,scores --repeats 9
+    python -m reproduction.benchmark  # a T5 of t5-small's shape, random weights
 
 Each row times several ways to do the same thing in turn, again and again, so that whatever else the
 machine does affects all of them. It prints the minimum and the median of each in milliseconds, and the
@@ -28,7 +27,7 @@ from support.candidates import score_candidates
 from support.configs import CFPConfig, T5Config
 from support.expected import one_hot
 from support.fields import at_least
-from support.files import refuse, run_command, show
+from support.files import run_command, show
 from support.flags import Parser, pick_device
 from support.runs import hardware
 
@@ -156,21 +155,13 @@ def row_scores(model: T5, theirs, batch: Batch, repeats: int) -> None:
         show(f"    largest difference of a log-probability: {apart:.1e} nats")
 
 
-ROWS = {"step": row_step, "p5": row_p5, "scores": row_scores}
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("Time it against transformers, as ratios within one run.")
     add = parser.add_argument
-    add("--rows", default=",".join(ROWS), help=f"which of {','.join(ROWS)} (all)")
     add("--shape", choices=SHAPES, default="t5-small", help="of the T5 (t5-small)")
     add("--repeats", type=at_least(1), default=7, help="of each way (7; a third for scores)")
     add("--device", default="auto", help="cpu or cuda (cuda where there is one)")
     args = parser.parse_args(argv)
-    rows = args.rows.split(",")
-    for name in rows:
-        if name not in ROWS:
-            refuse(f"--rows {args.rows}", f"there is no {name!r}; choose from {', '.join(ROWS)}")
     device = pick_device(args.device)
     about = f"{args.shape}'s shape, {hardware(device)}, torch {torch.__version__}"
     show(f"{about}; ratios of the least times, to the first of each group")
@@ -179,8 +170,8 @@ def main(argv: list[str] | None = None) -> None:
     init_from_scratch(model, torch.Generator().manual_seed(0))
     model = model.to(device).requires_grad_(False).eval()
     theirs, batch = reference(model), prompts(device)
-    for name in rows:
-        ROWS[name](model, theirs, batch, args.repeats)
+    for row in row_step, row_p5, row_scores:
+        row(model, theirs, batch, args.repeats)
 
 
 if __name__ == "__main__":

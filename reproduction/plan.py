@@ -13,14 +13,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import IO, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import torch
 
-from data import TASKS
 from reproduction import baselines
 from support.datasets import ToyConfig, fingerprint, load_dataset
-from support.files import InputError, lock
+from support.files import InputError
 from support.flags import SCRATCH, pick_device, read_attrs, settings, train_args
 from support.weights import read_config
 
@@ -53,7 +52,7 @@ class World(NamedTuple):
 
     data: str = "toy"
     data_dir: Path | None = None
-    backbone: str = "tiny"  # of tables 1 to 9 and the figures
+    t5: str = "tiny"  # of tables 1 to 9 and the figures
     llama: str = "tiny-llama"  # of tables 10 to 15
     device: str = "auto"
 
@@ -71,7 +70,7 @@ class World(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its tables and figures go."""
-        return Path("runs") / "reproduce" / f"{self.data}{tag(self.backbone)}"
+        return Path("runs") / "reproduce" / f"{self.data}{tag(self.t5)}"
 
     @property
     def words(self) -> dict[str, Iterable[str]]:
@@ -82,7 +81,7 @@ class World(NamedTuple):
         words = {"first": [first], "other": other, "all": [every], "beyond": beyond}
         words |= {"probed": dict.fromkeys(["gender", *self.attrs]), "swept": [self.swept]}
         words |= {"hidden": [every, *beyond]}  # in one run, with a mixer
-        words |= {"t5": [self.backbone], "tag": [tag(self.backbone)]}
+        words |= {"t5": [self.t5], "tag": [tag(self.t5)]}
         words |= {"llama": [self.llama], "llama_tag": [tag(self.llama)]}
         swept = {"length": PREFIX_LENGTHS, "lam": LAMBDAS, "fair_lam": FAIR_LAMBDAS}
         return words | {word: [f"{x:g}" for x in settings] for word, settings in swept.items()}
@@ -101,35 +100,25 @@ class Job(NamedTuple):
     leaves: str = ""  # of a measurement, its file in that folder
 
 
-def read() -> tuple[dict[str, list[str]], dict[str, list[list[str]]]]:
-    """What plan.txt says: the groups of each table and figure, and of each group its lines.
-
-    A line comes in a list with what stands below it.
-    """
+def read() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What plan.txt says: the groups of each table and figure, and the lines of each group."""
     text = Path(__file__).with_name("plan.txt").read_text(encoding="utf-8")
     _, drawn, *blocks = text.strip().split("\n\n")
     needs = (line.split(": ") for line in drawn.splitlines())
-    groups = (re.split(r"\n  (?! )", block) for block in blocks)
-    lines = {name: [line.split("\n    ") for line in top] for name, *top in groups}
-    return {name: text.split(", ") for name, text in needs}, lines
+    groups = (block.split("\n  ") for block in blocks)
+    return {name: text.split(", ") for name, text in needs}, {name: top for name, *top in groups}
 
 
 NEEDS, GROUPS = read()
 
 
-def fillings(line: str, words: dict[str, Iterable[str]]) -> list[dict[str, str]]:
-    """Every way to fill in what a line has in braces."""
-    names = dict.fromkeys(re.findall(r"{(\w+)}", line))
-    return [dict(zip(names, some)) for some in itertools.product(*(words[k] for k in names))]
-
-
-def job_of(line: str, words: dict[str, str], w: World, seed: int, on: str = "") -> Job:
-    """The job of a line of plan.txt, filled in with these words; `on` is the job below which it stands."""
+def job_of(line: str, words: dict[str, str], w: World, group: str, seed: int) -> Job:
+    """The job of a line of a group in plan.txt, filled in with these words."""
     head, _, command = line.partition(": ")
     name, _, base = (part.format(**words).replace(",", "+") for part in head.partition(" < "))
     script, *flags = (part.format(**words) for part in command.split(" "))
     folder = lambda name: f"{w.data}-{name}-seed{seed}"
-    on, leaves = folder(base) if base else on, name if name.endswith(".json") else ""
+    on, leaves = folder(base) if base else "", name if name.endswith(".json") else ""
     if leaves:
         name, flags = f"{on}/{leaves.removesuffix('.json')}", [*flags, "--seed", str(seed)]
     else:
@@ -137,20 +126,17 @@ def job_of(line: str, words: dict[str, str], w: World, seed: int, on: str = "") 
         about = ["--data", w.data, *place, "--device", w.device, "--seed", str(seed)]
         flags = about + flags
     setting = [float(words[k]) for k in ("length", "lam", "fair_lam") if k in words] or [math.nan]
-    return Job(name, "", script, tuple(flags), seed, *setting, on, leaves)
+    return Job(name, group, script, tuple(flags), seed, *setting, on, leaves)
 
 
 def jobs_in(group: str, w: World, seed: int) -> list[Job]:
-    """The jobs of a group with one seed."""
+    """The jobs of a group with one seed, one for every way to fill in what a line has in braces."""
     jobs = []
-    for line, *below in GROUPS[group]:
-        for words in fillings(line, w.words):
-            run = job_of(line, words, w, seed)
-            jobs.append(run)
-            known = w.words | {word: [value] for word, value in words.items()}
-            every = [(other, words | more) for other in below for more in fillings(other, known)]
-            jobs += [job_of(*filled, w, seed, run.name) for filled in every]
-    return [job._replace(group=group) for job in jobs]
+    for line in GROUPS[group]:
+        names = dict.fromkeys(re.findall(r"{(\w+)}", line))
+        for some in itertools.product(*(w.words[name] for name in names)):
+            jobs.append(job_of(line, dict(zip(names, some)), w, group, seed))
+    return jobs
 
 
 def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
@@ -195,7 +181,7 @@ def scan(place: Path = Path("runs")) -> list[Found]:
 
 
 def is_llama(backbone: str) -> bool:
-    """Whether --backbone names a Llama, by its config.json or else by its name."""
+    """Whether this backbone is a Llama, by its config.json or else by its name."""
     if Path(backbone).is_dir():
         return read_config(Path(backbone))["model_type"] == "llama"
     return "llama" in backbone
@@ -223,51 +209,38 @@ def parsed(script: str, flags: tuple[str, ...]) -> argparse.Namespace | None:
     return None
 
 
-WHERE = "out", "data_dir", "device", "base", "resume", "given", "seed"  # what is no setting
-
-
 @functools.cache
-def settings_of(job: Job) -> dict | None:
-    """What config.json of this job's run says; None where that cannot be known yet."""
+def settings_of(job: Job) -> dict:
+    """What config.json of a run with this job's flags says as long as the defaults are today's."""
     args = parsed(job.script, job.flags)
     assert args is not None, job
     attrs = read_attrs(args.attr, "--attr")
-    about = {"data": args.data, "attrs": attrs, "seed": args.seed}
-    about["label holdout"] = args.label_holdout
+    about = {"label holdout": args.label_holdout}
     if job.script == "train.py":
-        kind = args.backbone
-        if args.backbone not in SCRATCH:
-            places = Path(args.backbone), Path("weights") / args.backbone.replace("/", "-")
-            folder = next((place for place in places if place.is_dir()), None)
-            if folder is None:
-                return None
-            kind = read_config(folder)["model_type"]
+        published = "llama" if is_llama(args.backbone) else "t5"
+        kind = args.backbone if args.backbone in SCRATCH else published
         p5, cfg, mixer_cfg = settings(args, attrs, kind)
-        toy = ToyConfig(args.toy_users, args.toy_effect, args.toy_twins, attrs[0])
-        about |= {"tasks": TASKS, "backbone": args.backbone, "dtype": args.dtype}
-        about |= {"toy": toy, "p5": p5, "cfp": cfg}
-        about["mixer"] = mixer_cfg if len(attrs) > 1 else None
+        about |= {"p5": p5, "cfp": cfg, "mixer": mixer_cfg if len(attrs) > 1 else None}
     else:
         about["recommenders"], about["games"] = baselines.configs(args, attrs)
     return json.loads(json.dumps(about, default=dataclasses.asdict))
 
 
-def is_of(found: Found, job: Job, any_version: bool = False) -> bool:
-    """Whether a folder's run is the job's: the same settings, whatever its command looked like.
+WHERE = "out", "data_dir", "device", "base", "resume", "given", "seed"  # what is no setting
 
-    With `any_version` the same command is enough, whatever the defaults were when it ran.
+
+def is_of(found: Found, job: Job, any_version: bool = False) -> bool:
+    """Whether a folder's run is the job's: the same flags, in whatever order, and the same settings.
+
+    With `any_version` the flags are enough, whatever the defaults were when it ran.
     """
     script, *flags = found.config.get("command", [""])
-    wanted = settings_of(job) if script == job.script else None
-    if wanted is None or found.config.get("seed") != wanted["seed"]:
-        return False
-    args, own = parsed(script, tuple(flags)), parsed(script, job.flags)
+    alike = script == job.script and found.config.get("seed") == job.seed
+    args = parsed(script, tuple(flags)) if alike else None
     plain = lambda a: {key: value for key, value in vars(a).items() if key not in WHERE}
-    if args is None or (any_version and plain(args) == plain(own)):
-        return args is not None
-    if any(found.config.get(key) != value for key, value in wanted.items()):
+    if args is None or plain(args) != plain(parsed(script, job.flags)):
         return False
-    return script == "train.py" or (args.model, args.toy_users) == (own.model, own.toy_users)
+    return any_version or settings_of(job).items() <= found.config.items()
 
 
 @functools.cache
@@ -294,65 +267,17 @@ def find(job: Job, every: list[Found], jobs: dict[str, Job], check: bool = True)
     return min(candidates, key=lambda found: not found.finished, default=None)
 
 
+def look(
+    jobs: list[Job], check: bool = True, place: Path = Path("runs")
+) -> list[tuple[Job, Found | None]]:
+    """Each job with the folder of its run, if there is one; see `find`."""
+    every, by_name = scan(place), {job.name: job for job in jobs}
+    return [(job, find(job, every, by_name, check)) for job in jobs]
+
+
 def finished_jobs(
     w: World, seeds: int, check: bool = True, place: Path = Path("runs")
 ) -> list[tuple[Job, Found]]:
     """All jobs about this data set whose runs in a folder are finished, with the folders of these runs."""
-    jobs, every = {job.name: job for job in jobs_of(everything(w), w, seeds)}, scan(place)
-    found = [(job, find(job, every, jobs, check)) for job in jobs.values()]
+    found = look(jobs_of(everything(w), w, seeds), check, place)
     return [(job, there) for job, there in found if there is not None and there.finished]
-
-
-def hold(folder: Path) -> IO | None:
-    """Hold a folder until the file that is returned is closed; None where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return lock(folder)
-    except InputError:
-        return None
-
-
-def in_use(folder: Path) -> bool:
-    """Whether another process holds the folder."""
-    held = hold(folder)
-    if held is not None:
-        held.close()
-    return held is None
-
-
-class Planned(NamedTuple):
-    """A job with what is known of it before it starts."""
-
-    job: Job
-    found: Found | None
-    after: str  # name of the unfinished job that has to come before; "" for none
-
-    @property
-    def finished(self) -> bool:
-        return self.found is not None and self.found.finished
-
-
-def planned(jobs: list[Job]) -> list[Planned]:
-    """Every job with its folder and what comes before it.
-
-    A P5 backbone is trained by the first run that needs it; the others come after that run.
-    """
-    every, by_name, trainer = scan(), {job.name: job for job in jobs}, {}
-    found = {job.name: find(job, every, by_name) for job in jobs}
-    finished = {name for name, there in found.items() if there is not None and there.finished}
-    plans = []
-    for job in jobs:
-        first = job.on
-        if job.script == "train.py":
-            args = parsed(job.script, job.flags)
-            first = trainer.setdefault((args.data, args.backbone, args.seed), job.name)
-        after = "" if first == job.name or first in finished else first
-        plans.append(Planned(job, found[job.name], after))
-    return plans
-
-
-def ready(waiting: dict[str, Planned], running: Iterable[str]) -> list[Planned]:
-    """Which of the waiting could start now, those first for which others wait."""
-    free = [p for p in waiting.values() if p.after not in (*waiting, *running)]
-    needed = {p.after for p in waiting.values()}
-    return sorted(free, key=lambda p: p.job.name not in needed)

@@ -187,7 +187,7 @@ class Evidence(NamedTuple):
     """All that is known of one data set and one backbone."""
 
     data: str
-    backbone: str  # of tables 1 to 9 and the figures
+    t5: str  # of tables 1 to 9 and the figures
     llama: str  # of tables 10 to 15
     rows: list[Row]  # of the main runs, with the T5
     llama_rows: list[Row]
@@ -200,7 +200,7 @@ class Evidence(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{DATA_NAMES[self.data]}, {self.backbone}"
+        return f"{DATA_NAMES[self.data]}, {self.t5}"
 
     def of(self, table: int, model: str, hidden: str, metric: str) -> Summary | None:
         """Ours for a place in a table of the paper, None where nothing was run.
@@ -266,8 +266,7 @@ def gather(w: World, seeds: int, check: bool = True, place: Path = Path("runs"))
             at = p.series, p.task, -1.0 if math.isnan(p.x) else p.x
             points.setdefault(figure, {}).setdefault(at, p)  # the same can be in several runs
     sorted_points = {figure: [at[x] for x in sorted(at)] for figure, at in points.items()}
-    about = w.data, w.backbone, w.llama
-    return Evidence(*about, rows, llama_rows, probes, sorted_points, main, runs)
+    return Evidence(w.data, w.t5, w.llama, rows, llama_rows, probes, sorted_points, main, runs)
 
 
 def points_of(job: Job, config: dict, rows: list[Row], attr: str) -> Iterator[tuple[str, Point]]:
@@ -441,7 +440,7 @@ def notes(table: int, e: Evidence, found: list[Entry]) -> list[str]:
 
 def protocol(table: int, e: Evidence) -> str:
     """What differs between the paper's numbers and ours, in one line."""
-    ours, paper = (e.llama, "OpenLlama-3B") if table in LLAMA else (e.backbone, "T5-Base")
+    ours, paper = (e.llama, "OpenLlama-3B") if table in LLAMA else (e.t5, "T5-Base")
     parts = [PROTOCOL[e.data], f"{ours} where the paper has {paper}"]
     if table in PROBES:
         parts.append("one against the rest beyond two classes, which the paper does not say")

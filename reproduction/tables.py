@@ -1,15 +1,9 @@
 """Every table and figure of the paper, one command each.
 
-    python -m reproduction.tables table 4
-    python -m reproduction.tables figure 8
-    python -m reproduction.tables all --data toy --dry-run
-    python -m reproduction.tables results
-
-The first starts the runs of `train.py` and `baselines.py` that table 4 needs and that are not in runs/ yet,
+The command starts the runs of `train.py` and `baselines.py` that a table needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
-runs/reproduce/. What is written there comes from `report.py` and `figures.py`, the paper's numbers from
-`published.py`. `results` adds what the runs say to records/, which can be published, and writes
-RESULTS.md from there.
+runs/reproduce/. `results` adds what the runs say to records/, which can be published, and writes RESULTS.md
+from there.
 """
 
 import argparse
@@ -21,40 +15,32 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from reproduction import claims, figures, plan, report
-from reproduction.plan import NEEDS, Found, Job, Planned, World
-from reproduction.report import LLAMA, Evidence, gather
+from reproduction.plan import NEEDS, Found, Job, World
+from reproduction.report import Evidence, gather
 from support import files
 from support.datasets import load_dataset
 from support.fields import at_least
 from support.files import InputError, run_command, show, write_atomically
-from support.flags import SCRATCH, Parser, check_toy_flags, pick_device
+from support.flags import Parser, check_toy_flags, pick_device
 from support.runs import ROOT, STARTED, minutes, new_folder
-from support.weights import PUBLISHED
 
 
-def show_plan(planned: list[Planned], about: str, at_once: int) -> str:
+def show_plan(planned: list[tuple[Job, Found | None]], about: str) -> str:
     """The plan as text: each run with what there is of it."""
     lines = [f"{about}: {len(planned)} runs and measurements"]
-    width = max(len(p.job.name) for p in planned) + 2
-    for number, p in enumerate(planned, 1):
-        there = "" if p.found is None else f"is in {p.found.folder}"
-        if p.found is not None and not p.finished:
-            there = "to be read" if p.job.leaves else f"goes on in {p.found.folder}"
-        lines.append(f"  {number:>3}  {p.job.name:<{width}}{there}".rstrip())
-    to_do, each = sum(not p.finished for p in planned), threads(at_once)
-    lines.append(f"{to_do} to do, {at_once} at a time, with {each} thread(s) each")
-    return "\n".join(lines)
+    width = max(len(job.name) for job, _ in planned) + 2
+    for number, (job, found) in enumerate(planned, 1):
+        there = "" if found is None else f"is in {found.folder}"
+        if found is not None and not found.finished:
+            there = "to be read" if job.leaves else f"goes on in {found.folder}"
+        lines.append(f"  {number:>3}  {job.name:<{width}}{there}".rstrip())
+    return "\n".join([*lines, f"{len(to_do(planned))} to do, one after the other"])
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads(at_once: int) -> int:
-    """Threads of each process: small models gain less from a second thread than from a second process."""
-    return max(CORES // at_once, 1)
+def to_do(planned: list[tuple[Job, Found | None]]) -> list[Job]:
+    return [job for job, found in planned if found is None or not found.finished]
 
 
 def command_of(job: Job, found: Found | None, on: Found | None) -> list[str]:
@@ -67,76 +53,54 @@ def command_of(job: Job, found: Found | None, on: Found | None) -> list[str]:
     return [job.script, *job.flags, *base, "--out", str(new_folder(None, job.name))]
 
 
-def start(command: list[str], claimed: IO, at_once: int) -> tuple[subprocess.Popen, IO, float]:
-    """Start a command in a process that holds the claim as long as it lives.
+def run(command: list[str]) -> str:
+    """Run a command to its end. Returns the last line of what it complained of, "" where it succeeded.
 
-    Returns the process, what it writes to stderr, and when it began, on the monotonic clock.
+    On Ctrl-C and SIGTERM it writes its checkpoint and ends first.
     """
-    errors, nothing = tempfile.TemporaryFile(), subprocess.DEVNULL
-    streams = dict(stdin=nothing, stdout=nothing, stderr=errors)
-    process = subprocess.Popen(
-        [sys.executable, *STARTED[command[0]], *command[1:]],
-        **streams,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads(at_once)), "PYTHONPATH": str(ROOT)},
-        start_new_session=True,  # Ctrl-C reaches them once, through this process
-        pass_fds=(claimed.fileno(),) if os.name == "posix" else (),
-    )
-    return process, errors, time.monotonic()
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, *STARTED[command[0]], *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            start_new_session=True,  # Ctrl-C reaches it once, through this process
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+    return "" if code == 0 else said[-1] if said else f"ended with {code}"
 
 
-def carry_out(planned: list[Planned], at_once: int) -> dict[str, str]:
-    """Run what is not finished, `at_once` at a time, with a line for each that begins or ends.
+def carry_out(planned: list[tuple[Job, Found | None]]) -> dict[str, str]:
+    """Run what is not finished, one after the other, with a line for each that begins or ends.
 
-    Returns the last line of each that failed; what needs one of these is left out, the rest goes on. On
-    Ctrl-C those that are running write their checkpoints and stop.
+    Returns the last line of each that failed; what needs one of these is left out, the rest goes on.
     """
-    jobs = {p.job.name: p.job for p in planned}
-    waiting = {p.job.name: p for p in planned if not p.finished}
-    n, begun, failed = len(waiting), 0, {}
-    running: dict[str, tuple] = {}  # what `start` returns, by name
-    try:
-        while waiting or running:
-            for job in (p.job for p in plan.ready(waiting, running)):
-                if len(running) == at_once:
-                    break
-                # a process that outlives this one has its job before it has a config.json
-                claimed = plan.hold(Path("runs") / ".claims" / job.name)
-                if claimed is None:
-                    continue
-                with claimed:
-                    every = plan.scan()
-                    found = plan.find(job, every, jobs)
-                    if found is not None and not job.leaves and plan.in_use(found.folder):
-                        continue  # somebody runs it by hand
-                    del waiting[job.name]
-                    if found is not None and found.finished:
-                        continue
-                    on = plan.find(jobs[job.on], every, jobs) if job.on else None
-                    command, begun = command_of(job, found, on), begun + 1
-                    does = "goes on" if command[1] == "--resume" else "begins"
-                    show(f"run {begun} of {n} {does}: {job.name}")
-                    running[job.name] = start(command, claimed, at_once)
-            for name, (process, errors, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                if process.returncode == 0:
-                    show(f"  done: {name} in {minutes(time.monotonic() - began)}")
-                    continue
-                errors.seek(0)
-                said = errors.read().decode(errors="replace").strip().splitlines()
-                failed[name] = said[-1] if said else f"ended with {process.returncode}"
-                show(f"  failed: {name}: {failed[name]}")
-            for name, p in list(waiting.items()):  # a job comes after the one that it needs
-                if p.after in failed:
-                    failed[name] = f"needs {p.after}"
-                    del waiting[name]
-            time.sleep(0.2 if running else 2.0 if waiting else 0.0)
-    finally:
-        for run, *_ in running.values():
-            run.send_signal(signal.SIGINT)
-        for run, *_ in running.values():
-            run.wait()
+    jobs, waiting, failed = {job.name: job for job, _ in planned}, to_do(planned), {}
+    for number, job in enumerate(waiting, 1):
+        if job.on in failed:
+            failed[job.name] = f"needs {job.on}"
+            continue
+        every = plan.scan()
+        found = plan.find(job, every, jobs)
+        if found is not None and found.finished:  # one before it was of the same settings
+            continue
+        on = plan.find(jobs[job.on], every, jobs) if job.on else None
+        command, began = command_of(job, found, on), time.monotonic()
+        does = "goes on" if command[1] == "--resume" else "begins"
+        show(f"run {number} of {len(waiting)} {does}: {job.name}")
+        if why := run(command):
+            failed[job.name] = why
+            show(f"  failed: {job.name}: {why}")
+        else:
+            show(f"  done: {job.name} in {minutes(time.monotonic() - began)}")
     return failed
 
 
@@ -241,15 +205,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     text = "toy (default), ml-100k, ml-1m or insurance"
     add("--data", default="toy", choices=plan.DATA, help=text)
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
-    text = "as in train.py: a T5 for tables 1 to 9 and the figures (tiny), a Llama for tables 10 to 15 "
-    add("--backbone", help=f"{text}(tiny-llama)")
+    text = "backbone of tables"
+    add("--t5", default="tiny", help=f"{text} 1 to 9 and of the figures, as in train.py (tiny)")
+    add("--llama", default="tiny-llama", help=f"{text} 10 to 15 (tiny-llama)")
     text = f"{plan.SEEDS}; {plan.SEEDS_OF_ALL['toy']} for all in the toy world"
     text = f"seeds 0, 1, .. of tables 1 to 6 ({text}); the rest has seed 0"
     add("--seeds", type=at_least(1), help=text)
     add("--dry-run", action="store_true", help="stop after the plan")
     add("--device", default="auto", help="cpu, cuda, or auto (default): cuda where there is one")
-    text = "runs at a time (one for each core up to four, one on a GPU); the cores are shared out"
-    add("--at-once", type=at_least(1), help=text)
     return parser.parse_args(argv)
 
 
@@ -269,27 +232,13 @@ def asked(what: list[str], data: str) -> list[str]:
 
 
 def world_of(args: argparse.Namespace) -> World:
-    """What the flags say to run on. Raises InputError where they do not fit each other or what is asked."""
-    w, name = World(args.data, args.data_dir, device=args.device), args.backbone
+    """What the flags say to run on. Raises InputError where they do not fit each other."""
     check_toy_flags(args)
-    if args.data_dir is None and args.data in ("ml-100k", "insurance"):
-        raise InputError(f"--data {args.data} needs --data-dir, the folder with its files")
-    if args.data_dir is not None and not args.data_dir.is_dir():
-        raise InputError(f"--data-dir {args.data_dir}: there is no such folder; name one")
-    if name is None:
-        return w
-    known = [*SCRATCH, *PUBLISHED]
-    if name not in known and not Path(name).is_dir():
-        raise InputError(f"--backbone {name}: neither a folder nor one of {', '.join(known)}")
-    (kind, *number), is_llama = args.what, plan.is_llama(name)
-    if kind == "figure" and is_llama:
-        raise InputError(f"--backbone {name}: the figures are about a T5; choose one")
-    table = int(number[0]) if kind == "table" and number and number[0].isdecimal() else None
-    if table is not None and (table in LLAMA) != is_llama:
-        about, same = ("a Llama", table + 9) if is_llama else ("a T5", table - 9)
-        other = f"; the same of {about} is table {same}" if 1 <= min(same, table) <= 6 else ""
-        raise InputError(f"--backbone {name}: is {about}, table {table} is not{other}")
-    return w._replace(llama=name) if is_llama else w._replace(backbone=name)
+    for flag, name in ("t5", args.t5), ("llama", args.llama):
+        if plan.is_llama(name) != (flag == "llama"):
+            its = "a" if flag == "t5" else "no"
+            raise InputError(f"--{flag} {name}: is {its} Llama; choose another")
+    return World(args.data, args.data_dir, args.t5, args.llama, args.device)
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -306,7 +255,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         show(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
         return [RESULTS]
     w = world_of(args)
-    wanted, device = asked(args.what, w.data), pick_device(args.device)
+    wanted = asked(args.what, w.data)
+    pick_device(args.device)  # says so where it is not to be had
     if any(name.startswith("figure") for name in wanted) and not figures.can_draw():
         missing = "figures need matplotlib, which is not installed: pip install matplotlib"
         if args.what[0] == "figure":
@@ -314,19 +264,19 @@ def main(argv: list[str] | None = None) -> list[Path]:
         show(f"{missing}; without it their numbers are written and nothing is drawn")
     of_all = plan.SEEDS_OF_ALL.get(w.data, plan.SEEDS)
     seeds = args.seeds or (of_all if args.what == ["all"] else plan.SEEDS)
-    at_once = args.at_once or (1 if device.type == "cuda" else min(CORES, 4))
-    planned = plan.planned(plan.jobs_of(wanted, w, seeds))
+    planned = plan.look(plan.jobs_of(wanted, w, seeds))
     about = f"{' '.join(args.what) if len(wanted) < 4 else 'everything'} on {w.data}"
-    show(show_plan(planned, about, at_once))
+    show(show_plan(planned, about))
     if args.dry_run:
         return []
+    load_dataset(
+        w.data, w.data_dir
+    )  # says so where files are missing; downloads ml-1m for all runs
     files.try_folder(w.folder)
     held = files.lock(w.folder)  # two of these would start the same runs
-    if w.data == "ml-1m" and w.data_dir is None:
-        load_dataset(w.data)  # downloads it, once for all runs
     began = time.monotonic()
     try:
-        failed = carry_out(planned, at_once)
+        failed = carry_out(planned)
     except KeyboardInterrupt:
         raise files.Interrupted("the same command goes on with what is not finished") from None
     written = write_out(wanted, gather(w, seeds), w.folder)

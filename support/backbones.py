@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -24,12 +24,9 @@ from support.files import (
 from support.flags import SCRATCH
 from support.runs import Run, write_json
 from support.tokens import Tokenizer, tokenizer_in
-from support.weights import (
-    PUBLISHED,
-    fetch_backbone,
-    public_names,
-    weight_files,
-)
+from support.weights import PUBLISHED, fetch_backbone, public_names, weight_files
+
+SETTINGS = "settings.json"  # beside a P5 backbone that was trained here
 
 
 def backbone_folder(name: str) -> Path | None:
@@ -122,25 +119,17 @@ class Place(NamedTuple):
     settings: dict  # that decide it
     origin: str  # "from scratch" or "from FOLDER"
 
-    def fill(self, run: Run, tokenizer: Tokenizer, save: Callable[[Path], None]) -> None:
-        """Have the trained weights saved in a folder that then becomes this one, whole or not at all.
+    def fill(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        """Save a trained model here. Its settings come last: without them nothing is there.
 
         Where several processes have trained, the first one saves and the others wait for it.
         """
         if processes.number() == 0:
-            # this run's own, so that it finds what is left of it when it is resumed after a kill
-            mine = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:8]
-            temporary = self.folder.with_name(f".{self.folder.name}.{mine}")
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            try:
-                save(temporary)
-                write_atomically(temporary / tokenizer.file, tokenizer.content)
-                write_json(temporary / "settings.json", self.settings)
-                shutil.rmtree(self.folder, ignore_errors=True)
-                temporary.rename(self.folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            save_backbone(model, self.folder)
+            write_atomically(self.folder / tokenizer.file, tokenizer.content)
+            write_json(self.folder / SETTINGS, self.settings)
         processes.wait()
 
 
@@ -164,7 +153,7 @@ def place_of_p5(command, p5, run: Run) -> Place:
         settings["tokenizer"] = tokenizer_in(start).fingerprint
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     target = Path("runs") / f"p5-{command.dataset.name}-{key}"
-    is_there = target.exists() and (bool(run.so_far()) or not command.args.retrain)
+    is_there = (target / SETTINGS).exists() and (bool(run.so_far()) or not command.args.retrain)
     if is_there:
         how = "trained before with these settings (--retrain trains anew)"
         run.say(f"P5 backbone: reusing {target}, {how}")

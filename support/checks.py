@@ -4,23 +4,24 @@ import numpy as np
 import torch
 
 from support.datasets import Dataset
-from support.files import InputError, enough_memory, enough_to_train, refuse
+from support.files import InputError, enough_memory, refuse
 
 LEAST = 5  # users of a class that an attack needs, one for each of its folds
 
 
-def enough_to_attack(dataset: Dataset, labels: dict[str, np.ndarray], chooses=False) -> None:
-    """Raises InputError where too few have a held-out item for the attacks; labels below 0 are unknown.
+def enough_people(dataset: Dataset, known: dict[str, np.ndarray], chooses=False) -> None:
+    """Raises InputError where too few people have the labels that a run needs; labels below 0 are held out.
 
-    A game may choose its weights by an attack on validation items as well, `chooses`. Nobody with such
-    an item is no mistake: then the last weights are taken.
+    The attacks need held-out items; those that are not held out have to do for `expected_labels`. A game may
+    choose its weights by an attack on validation items as well, `chooses`. Nobody with such an item is no
+    mistake: then the last weights are taken.
     """
     lengths = np.array([len(history) for history in dataset.histories])
-    for attr, known in labels.items():
+    for attr, labels in known.items():
         # the game chooses by the labels that the adversary knows; at the end the others are attacked
-        unseen = (known < 0) & dataset.is_person
+        unseen = (labels < 0) & dataset.is_person
         tested = unseen if unseen.any() else dataset.is_person
-        for part, least, people in ("test", 2, tested), ("validation", 3, known >= 0):
+        for part, least, people in ("test", 2, tested), ("validation", 3, labels >= 0):
             some = dataset.is_person & (lengths >= least) & people
             needed = part == "test" or (chooses and some.any())
             if needed and (np.bincount(dataset.labels(attr)[some]) >= LEAST).sum() < 2:
@@ -30,15 +31,6 @@ def enough_to_attack(dataset: Dataset, labels: dict[str, np.ndarray], chooses=Fa
                     f"for which {least} interactions are needed, fewer than two classes have the "
                     f"{LEAST} that an attack in five folds needs; take more users or longer histories"
                 )
-
-
-def enough_people(dataset: Dataset, known: dict[str, np.ndarray], chooses=False) -> None:
-    """Raises InputError where too few people have the labels that a run needs; see `enough_to_attack`.
-
-    Those that are not held out have to do for `expected_labels`.
-    """
-    enough_to_attack(dataset, known, chooses)
-    for attr, labels in known.items():
         counts = np.bincount(labels[labels >= 0])
         if (counts >= LEAST).sum() < 2:
             raise InputError(
@@ -70,4 +62,6 @@ def enough_for_run(
     for what, (make, flag) in players.items():
         with torch.device("meta"):  # shapes without memory
             player = make()
-        enough_to_train(what, player, bytes_each, device, f"choose a smaller {flag}")
+        n_weights = sum(param.numel() for param in player.parameters())
+        what = f"training the {n_weights / 1e6:.1f} M weights of {what}"
+        enough_memory(what, bytes_each * n_weights, device, f"choose a smaller {flag}")

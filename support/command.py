@@ -83,24 +83,17 @@ def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig
     name += "-scores" if cfp.hide_from == "scores" else ""
     name += "-soft" if cfp.discriminator == "soft" else ""
     name += "" if args.backbone == "tiny" else f"-{Path(args.backbone).name}"
-    config = {
-        "command": ["train.py", *map(str, command.argv)],
-        "data": args.data,
-        "data dir": files_of(args.data, args.data_dir),
+    config = common_config(["train.py", *command.argv], args, command.dataset, command.device)
+    config |= {
         "toy": dataclasses.asdict(command.toy),
-        "label holdout": args.label_holdout,
-        "data fingerprint": fingerprint(command.dataset),
         "attrs": attrs,
         "tasks": command.tasks,
-        "seed": args.seed,
-        "device": command.device.type,
         "processes": processes.count(),
         "backbone": args.backbone,
         "dtype": args.dtype,
         "p5": dataclasses.asdict(p5),
         "cfp": dataclasses.asdict(cfp),
         "mixer": dataclasses.asdict(mixer) if len(attrs) > 1 else None,
-        "torch": torch.__version__,
     }
     config |= said_of_data(args)
     if command.resume is not None:
@@ -110,8 +103,23 @@ def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig
 
 def said_of_data(args: argparse.Namespace) -> dict:
     """What config.json says of --classes and --nouns; nothing where they were not given."""
+    given = {"classes": args.classes, "nouns": args.nouns}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def common_config(
+    command: list[str], args: argparse.Namespace, dataset: Dataset, device: torch.device
+) -> dict:
+    """What config.json says of a run of `train.py` and of one of the baselines alike."""
     return {
-        k: v for k, v in {"classes": args.classes, "nouns": args.nouns}.items() if v is not None
+        "command": [*map(str, command)],
+        "data": args.data,
+        "data dir": files_of(args.data, args.data_dir),
+        "label holdout": args.label_holdout,
+        "data fingerprint": fingerprint(dataset),
+        "seed": args.seed,
+        "device": device.type,
+        "torch": torch.__version__,
     }
 
 

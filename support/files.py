@@ -277,15 +277,6 @@ def enough_memory(what: str, needed: int, device: torch.device, remedy: str) -> 
         raise InputError(f"{what} takes {sizes}; {remedy}")
 
 
-def enough_to_train(
-    what: str, module: nn.Module, bytes_each: int, device: torch.device, remedy: str
-) -> None:
-    """`enough_memory` for training all weights of a module; it may be on the meta device."""
-    n_weights = sum(param.numel() for param in module.parameters())
-    what = f"training the {n_weights / 1e6:.1f} M weights of {what}"
-    enough_memory(what, bytes_each * n_weights, device, remedy)
-
-
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a device can still give; None where the system does not say."""
     if device.type == "cuda":
@@ -295,6 +286,19 @@ def free_memory(device: torch.device) -> int | None:
         return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return None
+
+
+def read_object(path: Path, where: str, remedy: str) -> dict:
+    """The object in a JSON file. Raises InputError where there is none; `where` is what led to the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        refuse(where, f"{path}: {error.strerror}; {remedy}")
+    except (ValueError, RecursionError) as error:
+        refuse(where, f"{path} is no JSON ({error}); {remedy}")
+    if not isinstance(found, dict):
+        refuse(where, f"{path} is no JSON object; {remedy}")
+    return found
 
 
 def sha256_of(*paths: Path) -> str:

@@ -25,6 +25,7 @@ from support.files import (
     fill,
     lock,
     on_request_to_end,
+    read_object,
     read_safetensors,
     refuse,
     show,
@@ -77,7 +78,6 @@ class Run:
         self.config = self.as_noted(config)
         write_json(self.folder / "config.json", self.config)
         self.open(0.0)
-        self.say_threads()
 
     def as_noted(self, config: dict) -> dict:
         config |= {"working folder": Path.cwd(), "threads": torch.get_num_threads()}
@@ -99,7 +99,6 @@ class Run:
             if path.is_file():
                 path.unlink()
         run.say(f"resuming {folder}")
-        run.say_threads()
         return run
 
     def decides(self) -> dict:
@@ -127,6 +126,9 @@ class Run:
         # in a training Ctrl-C waits for the end of the step, elsewhere it ends the run at once
         self.in_training, self.interrupted = False, 0  # the number of the signal
         self.handlers = on_request_to_end(self.interrupt)
+        if (n := torch.get_num_threads()) < len(CORES):
+            threads = f"{n} thread{'s' if n > 1 else ''} for {len(CORES)} cores"
+            self.say(f"{threads} (OMP_NUM_THREADS changes that)")
 
     def interrupt(self, number: int, *_) -> None:
         if not self.in_training or self.interrupted:
@@ -137,17 +139,11 @@ class Run:
         script, folder = called(self.config["command"][0]), shlex.quote(str(self.folder))
         raise Interrupted(f"python {script} --resume {folder} goes on with it", number)
 
-    def went_on(self, seconds: float) -> None:
-        """The clock shows `seconds` at least: what was spent before an interruption counts."""
-        self.began = min(self.began, time.monotonic() - seconds)
-
     def so_far(self) -> dict:
         """What `keep` was last given; {} before that."""
         path = self.folder / "unfinished.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
-            raise InputError(f"{path} is no JSON ({error}); remove it, or begin anew") from None
+        again = "remove it, or begin anew"
+        return read_object(path, f"--resume {self.folder}", again) if path.exists() else {}
 
     def keep(self, results: dict) -> None:
         """Note what is known so far of results.json: a run that is resumed does not do it again."""
@@ -172,11 +168,6 @@ class Run:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.began
-
-    def say_threads(self) -> None:
-        if (n := torch.get_num_threads()) < len(CORES):
-            threads = f"{n} thread{'s' if n > 1 else ''} for {len(CORES)} cores"
-            self.say(f"{threads} (OMP_NUM_THREADS changes that)")
 
     def say(self, text: str) -> None:
         """Print a line of text, to the screen and to log.txt."""
@@ -247,28 +238,14 @@ def refuse_another(where: str, before: dict, after: dict, remedy: str) -> None:
 
 def finished(folder: Path) -> tuple[dict, dict]:
     """config.json and results.json of a run. Raises InputError where the folder is no finished run."""
-
-    def refuse(why: str):
-        raise InputError(f"--run {folder}: {why}") from None
-
-    files = "config.json", "results.json"
-    try:
-        read = lambda file: json.loads((folder / file).read_text(encoding="utf-8"))
-        config, results = map(read, files)
-    except OSError as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        why = "is missing" if missing else f"cannot be read: {error.strerror}"
-        refuse(f"{error.filename} {why}; name the folder of a finished run")
-    except ValueError as error:
-        refuse(f"config.json or results.json is no JSON ({error}); run train.py again")
-    if not isinstance(config, dict) or not isinstance(results, dict):
-        refuse("config.json or results.json is no object; name the folder of a finished run")
+    where, remedy = f"--run {folder}", "name the folder of a finished run"
+    config = read_object(folder / "config.json", where, remedy)
+    results = read_object(folder / "results.json", where, remedy)
     if "recommenders" in config:
-        refuse(
-            "is a run of baselines.py, whose attacks are in its results.json; name one of train.py"
-        )
+        its = "is a run of baselines.py, whose attacks are in its results.json"
+        refuse(where, f"{its}; name one of train.py")
     if "attrs" not in config or not {"p5 weights", "p5 tokenizer"} <= results.keys():
-        refuse("was made by an older version, or not by train.py; run train.py again")
+        refuse(where, "was made by an older version, or not by train.py; run train.py again")
     return config, results
 
 
@@ -337,21 +314,12 @@ def new_folder(folder: Path | None, name: str) -> Path:
 
 def read_config_of(folder: Path) -> dict:
     """config.json of an interrupted run. Raises InputError where there is nothing to go on with."""
-    path = Path(folder) / "config.json"
-
-    def refuse(why: str):
-        raise InputError(f"--resume {folder}: {why}") from None
-
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        refuse(f"{path}: {error.strerror}; name a run's folder")
-    except ValueError as error:
-        refuse(f"{path} is no JSON ({error}); begin anew")
+    where, remedy = f"--resume {folder}", "name a run's folder, or begin anew"
+    config = read_object(Path(folder) / "config.json", where, remedy)
     if (Path(folder) / "results.json").exists():
-        refuse("this run is finished; see its results.json")
-    if not isinstance(config, dict) or not config.get("command"):
-        refuse(f"{path} names no command; name a run's folder")
+        refuse(where, "this run is finished; see its results.json")
+    if not config.get("command"):
+        refuse(where, f"its config.json names no command; {remedy}")
     return config
 
 

@@ -13,7 +13,7 @@ WITHOUT_AND_WITH = ("before", "P5"), ("after", "P5 + CFP")
 VERDICTS = {  # on an attack behind a prompt
     "readable": "{} can still be read: the whole interval lies beyond the floor.",
     "at chance": "{} is not read beyond chance: the AUC lies within the floor.",
-    "undecided": "it is open whether {} is read: the AUC lies beyond the floor, its interval reaches into it.",
+    "undecided": "it is open whether {} is read: the AUC lies beyond the floor, not all of its interval.",
 }
 KEPT = "Above popularity: (after - popularity) / (before - popularity) of Hit@10, resampling the same users."
 

@@ -140,7 +140,8 @@ class Checkpoint:
         torch.set_rng_state(found["generator"])
         if found["cuda"]:
             torch.cuda.set_rng_state_all(found["cuda"])
-        self.run.went_on(found["seconds"])
+        # what was spent before the interruption counts
+        self.run.began = min(self.run.began, time.monotonic() - found["seconds"])
         self.run.say(f"{self.stage}: going on after step {found['step']}")
         return found["loop"]
 

@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import re
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -419,96 +418,58 @@ class KeepHeaders(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, url)
 
 
-def download(url: str, path: Path, say: Callable = show, pause: float = 2.0) -> None:
+def download(url: str, path: Path, say: Callable = show) -> None:
     """Download `url` to `path`, which gets its name when size and SHA-256 (where given) are right.
 
-    Until then the bytes are in a .part file beside it. After a broken connection, or in a later call, it
-    goes on from there. Gives up after five attempts in a row without a new byte, and at once if there
-    never was one. Raises OSError, FileNotFoundError for a 404, and InputError for a wrong file.
+    Until then the bytes are in a .part file beside it. Raises OSError where the connection breaks off,
+    FileNotFoundError for a 404, and InputError for a wrong file.
     """
-    part, failures = path.with_name(f".{path.name}.part"), 0
-    size_of_part = lambda: part.stat().st_size if part.exists() else 0
-    while True:
-        before, total, problem = size_of_part(), None, "the connection broke off"
-        try:
-            total, sha256 = download_rest(url, part, before, path.name, say)
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                raise FileNotFoundError(f"{url} does not exist") from None
-            if error.code == 416 and before:  # nothing comes after what is in the .part file: anew
-                part.unlink()
-                continue
-            if error.code < 500:
-                raise
-            problem = error
-        except (OSError, HTTPException) as error:
-            problem = error
-        size = size_of_part()
-        if size == total:
-            break
-        failures = 0 if size > before else failures + 1
-        if failures == 5 or size == 0:
-            raise OSError(f"{url}: {problem}, {size} bytes are kept for the next attempt")
-        say(f"{path.name}: {problem} after {size} bytes; going on from there")
-        time.sleep(pause * (1 + failures))
-    if sha256 is not None and (found := sha256_of(part)) != sha256:
-        part.unlink()
-        refuse(url, f"its SHA-256 is {found}, the hub says {sha256}; try again")
-    os.replace(part, path)
-
-
-def download_rest(url: str, part: Path, have: int, name: str, say: Callable) -> tuple:
-    """Append what comes after byte `have` to the .part file; (size, SHA-256 or None) of the whole."""
-    keep = KeepHeaders()
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.build_opener(keep).open(request, timeout=30) as response:
-        headers = response.headers
-        length = headers.get("Content-Length", "")
-        if response.status == 206:
-            content_range = headers.get("Content-Range")
-            whole = re.fullmatch(rf"bytes {have}-\d+/(\d+)", content_range or "")
-            if not whole:
-                part.unlink()
-                raise OSError(f"{url}: asked for bytes from {have} on, got {content_range}")
-            length = whole[1]
-        else:  # the server sends it all once more
-            have = 0
-        if not length.isdecimal():
-            refuse(url, "the server does not say how large it is; try again later")
-        total = int(length)
-        linked = keep.headers.get("x-linked-size", length)
-        if linked != length:
-            part.unlink(missing_ok=True)
-            refuse(url, f"the hub says {linked} bytes, its store {length}; try again later")
-        say(f"{name}: {total / 1e6:.1f} MB from {url}" + (f", from byte {have} on" if have else ""))
-        with part.open("ab" if have else "wb") as file:
-            tenth = 10 * have // max(total, 1)
-            while have < total and (chunk := response.read(min(1 << 20, total - have))):
+    keep, part, have = KeepHeaders(), path.with_name(f".{path.name}.part"), 0
+    try:
+        response = urllib.request.build_opener(keep).open(urllib.request.Request(url), timeout=30)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise FileNotFoundError(f"{url} does not exist") from None
+        raise
+    try:
+        with response, part.open("wb") as file:
+            length = response.headers.get("Content-Length", "")
+            if not length.isdecimal():
+                refuse(url, "the server does not say how large it is; try again later")
+            linked = keep.headers.get("x-linked-size", length)
+            if linked != length:
+                refuse(url, f"the hub says {linked} bytes, its store {length}; try again later")
+            total = int(length)
+            say(f"{path.name}: {total / 1e6:.1f} MB from {url}")
+            while chunk := response.read(1 << 20):
                 file.write(chunk)
-                have += len(chunk)
-                if 10 * have // total > tenth and total > 10_000_000:
-                    tenth = 10 * have // total
-                    say(f"{name}: {have / 1e6:.0f} of {total / 1e6:.0f} MB")
+                before, have = have, have + len(chunk)
+                if total > 10_000_000 and 10 * have // total > 10 * before // total:
+                    say(f"{path.name}: {have / 1e6:.0f} of {total / 1e6:.0f} MB")
             file.flush()
             os.fsync(file.fileno())
-    linked = keep.headers.get("x-linked-etag")
-    etag = headers.get("X-Linked-ETag", linked or headers.get("ETag", "")).strip('"')
-    return total, etag.lower() if re.fullmatch(r"[0-9a-fA-F]{64}", etag) else None
+        if have != total:
+            raise OSError(f"{url}: the connection broke off after {have} of {total} bytes")
+        linked = keep.headers.get("x-linked-etag")
+        etag = response.headers.get("X-Linked-ETag", linked or response.headers.get("ETag", ""))
+        sha256 = etag.strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", sha256) and (found := sha256_of(part)) != sha256:
+            refuse(url, f"its SHA-256 is {found}, the hub says {sha256}; try again")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # where it has got its name, there is nothing left to remove
 
 
-def fetch_backbone(
-    name: str, folder: Path, hub: str = HUB, say: Callable = show, pause: float = 2.0
-) -> Path:
+def fetch_backbone(name: str, folder: Path, hub: str = HUB, say: Callable = show) -> Path:
     """`folder` with the published model's config, tokenizer and weights; what is missing is downloaded.
 
-    `pause` is the wait in seconds before the first new attempt. Raises InputError where the hub cannot be
-    reached.
+    Raises InputError where the hub cannot be reached.
     """
     repository, tokenizer = PUBLISHED[name]
 
     def get(file: str) -> None:
         if not (folder / file).exists():
-            download(f"{hub}/{repository}/resolve/main/{file}", folder / file, say, pause)
+            download(f"{hub}/{repository}/resolve/main/{file}", folder / file, say)
 
     try:
         try_folder(folder)

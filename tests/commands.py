@@ -18,11 +18,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Callable
 
+import pytest
 import torch
 
 import evaluate  # noqa: F401  imported here once for all
 import probe  # noqa: F401
 import train  # noqa: F401
+from support import expected
 from support.runs import STARTED
 
 for command_module in "audit.command", "audit.erase", "reproduction.baselines":
@@ -67,16 +69,20 @@ def exit_code(process: BaseProcess, seconds: float | None = None) -> int | None:
 
 
 def begin(
-    folder: Path, arguments: str, script: str = "train.py", seconds: float = 300
+    folder: Path,
+    arguments: str,
+    script: str = "train.py",
+    seconds: float = 300,
+    briefly: bool = False,
 ) -> Callable[[], subprocess.CompletedProcess]:
     """Start the command in this folder; what is returned waits for its end and says what came of it.
 
-    It is killed when it has been waited for that many seconds.
+    It is killed when it has been waited for that many seconds; `briefly`: with `try_less`.
     """
     number = next(NUMBERS)
     said = [folder.parent / f"{folder.name}-{number}.{name}" for name in ("out", "err")]
     words = [script, *arguments.split()]
-    process = fork(be_script, words, folder, said)
+    process = fork(be_script, words, folder, said, briefly)
 
     def wait() -> subprocess.CompletedProcess:
         code = exit_code(process, seconds)
@@ -93,12 +99,24 @@ def command(*given, **more) -> subprocess.CompletedProcess:
     return begin(*given, **more)()
 
 
-def be_script(words: list[str], folder: Path, said: list[Path]) -> None:
+def be_script(words: list[str], folder: Path, said: list[Path], briefly: bool) -> None:
     """In the new process: what `python` does with a script and its arguments."""
     settle(folder, said)
+    if briefly:
+        try_less(pytest.MonkeyPatch())
     *started, place = STARTED[words[0]]
     sys.argv = [place, *words[1:]]
     (runpy.run_module if started else runpy.run_path)(place, run_name="__main__")
+
+
+def try_less(patch: pytest.MonkeyPatch) -> None:
+    """From now on one setting of each attacker, and one penalty of what histories tell of labels.
+
+    Saves half of a small run, where it plays no part how well it is attacked.
+    """
+    for name, settings in probe.ATTACKERS.items():
+        patch.setitem(probe.ATTACKERS, name, settings[:1])
+    patch.setattr(expected, "PENALTIES", expected.PENALTIES[:1])
 
 
 def settle(folder: Path, said: list[Path]) -> None:

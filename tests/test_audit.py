@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from audit.report import (
     counterfactuals,
     distances,
     history_effect,
-    in_words,
     leanings,
     lists_of_pair,
     overlaps,
@@ -24,6 +24,7 @@ from audit.report import (
 )
 from audit.surfaces import SURFACES, catalogue_ranks, surfaces
 from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
+from mixer import open_run
 from model import target_loss
 from probe import ATTACKERS, attack, user_states
 from support import datasets
@@ -51,23 +52,6 @@ def test_surfaces_are_what_they_are_called(corpus, task):
     assert len(top) == 10 and not set(top) & set(met)
     others = np.setdiff1d(np.arange(len(corpus.numbers)), np.append(top, met))
     assert found["scores"][user, top].min() >= found["scores"][user, others].max()
-
-
-@pytest.mark.parametrize(
-    "auc_and_interval, is_chance",
-    [([0.51, 0.48, 0.54], True), ([0.56, 0.49, 0.63], False), ([0.53, 0.51, 0.55], True)],
-)
-def test_chance_is_said_only_where_the_floor_allows_it(auc_and_interval, is_chance):
-    attacked = {
-        "auc": auc_and_interval,
-        "strongest": "logistic regression",
-        "by attacker": {"logistic regression": auc_and_interval, "another": [0.43, 0.4, 0.46]},
-    }
-    row = {"after": attacked, "floor": 0.04}
-    text = in_words("direct, scores", row)
-    assert ("not distinguishable from chance" in text) == is_chance
-    assert f"reaches {100 * auc_and_interval[0]:.1f}" in text and "direct, scores" in text
-    assert f"at most {100 * auc_and_interval[2]:.1f}" in text and "on tested users 43.0" in text
 
 
 def test_usefulness_by_hand():
@@ -230,14 +214,16 @@ def test_no_title_of_the_picture_is_cut_off(tmp_path, monkeypatch):
 
 def test_the_audit_of_a_run(tmp_path):
     arguments = "--attr gender --toy-users 60 --toy-twins 12 --p5-steps 6 --epochs 1"
-    done = command(tmp_path, f"{arguments} --batch-size 20 --hide-from scores --out r")
+    train = f"{arguments} --batch-size 20 --hide-from scores --out r"
+    done = command(tmp_path, train, briefly=True)
     assert done.returncode == 0, done.stderr
-    done = command(tmp_path, "--run r --audit --shuffles 2 --plot", "evaluate.py")
+    audit = "--run r --audit --shuffles 2"
+    done = command(tmp_path, f"{audit} --plot", "evaluate.py", briefly=True)
     if importlib.util.find_spec("matplotlib"):
         assert done.returncode == 0 and (tmp_path / "r/audit.png").stat().st_size > 10_000
     else:
         assert done.returncode == 2 and "--plot needs matplotlib" in done.stderr
-        done = command(tmp_path, "--run r --audit --shuffles 2", "evaluate.py")
+        done = command(tmp_path, audit, "evaluate.py", briefly=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "r/audit.json").read_text())
     assert len(found["surfaces"]) == 10 and (found["users"], found["known users"]) == (24, 36)
@@ -245,7 +231,7 @@ def test_the_audit_of_a_run(tmp_path):
         assert where in done.stdout and f"{100 * row['after']['auc'][0]:.1f} [" in done.stdout
         assert 0 < row["floor"] < 0.5 and f"50 +- {100 * row['floor']:.1f}" in done.stdout
         assert "after, known users" in row
-    assert "the strongest fresh attacker" in done.stdout and found["counterfactual"]["pairs"] == 12
+    assert row["after"]["strongest"] in done.stdout and found["counterfactual"]["pairs"] == 12
     for task in "sequential", "direct":
         row = found["counterfactual"][task]["after"]["twin"]
         assert all(low <= value <= high for value, low, high in row.values())
@@ -260,3 +246,31 @@ def test_the_audit_of_a_run(tmp_path):
     assert "No twins to compare with" in audit_table(found | {"counterfactual": None})
     done = command(tmp_path, "--run r --audit --attr size", "evaluate.py")
     assert done.returncode == 2 and "--attr size: toy has no such attribute" in done.stderr
+
+
+@pytest.mark.slow
+def test_hidden_from_scores_the_list_hardly_follows_the_attribute(tmp_path, monkeypatch):
+    """Users whose label the adversary never saw: states, scores and lists, with what the README promises."""
+    arguments = "--attr gender --toy-twins 200 --hide-from scores --out scores"
+    done = command(tmp_path, arguments, seconds=1800)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)  # where the run's backbone is
+    opened = open_run(Path("scores"), torch.device("cpu"))
+    users = people_with(opened.corpus, "test")
+    users = users[opened.held_out["gender"][users]]
+    labels = opened.corpus.dataset.labels("gender")[users]
+    for task in ("sequential", "direct"):
+        effects = []
+        for prefix in (None, opened.hiding(("gender",))):
+            read = surfaces(opened.model, Asked(opened.corpus, task, "test", users), prefix)
+            for name in ("user tokens", "scores"):
+                value = attack(read[name], labels)["auc"][0]
+                assert value > 0.7 if prefix is None else abs(value - 0.5) < 0.12
+            found = counterfactuals(opened.model, opened.corpus, task, prefix, 0)
+            effects.append(found["twin"]["effect"][0])
+        assert effects[0] > 0.5 and abs(effects[1]) < 0.35 * effects[0]
+    results = json.loads(Path("scores/results.json").read_text())
+    hit = lambda when, task: results[when][task]["hit@10"]
+    assert hit("after", "sequential") > 0.75 * hit("before", "sequential")
+    # hardly more than popularity is left of direct recommendation (74 to 89% of P5's Hit@10)
+    assert hit("after", "direct") > 0.9 * hit("popularity", "direct")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import try_less
 
 import cfp
 from audit import command
@@ -49,7 +50,7 @@ from reproduction.recommenders import (
 )
 from support.candidates import rank_of_first
 from support.configs import CFPConfig, P5Config
-from support.datasets import Dataset
+from support.datasets import Dataset, fingerprint
 from support.expected import one_hot
 from support.files import InputError, load_tensors, run_command
 from support.screens import kept_cells
@@ -572,9 +573,10 @@ def test_the_best_weights_on_validation_are_kept(corpus, data, monkeypatch):
 
     def scripted(model, *_):
         states.append(copy.deepcopy(model.state_dict()))
-        return None, np.array([next(ranks)])
+        return None, None
 
-    monkeypatch.setattr(baselines, "validation_ranks", scripted)
+    monkeypatch.setattr(baselines, "vectors_and_scores", scripted)
+    monkeypatch.setattr(baselines, "candidate_ranks", lambda *_: np.array([next(ranks)]))
     model, run = PMF(PMFConfig(d=4, epochs=40, check=2, patience=3), 60, 160), Silent()
     train_recommender(Trial(corpus, data, {}, {}, 0, run), model, "pmf")
     assert len(states) == 5 and [m["epoch"] for m in run.metrics] == [2, 4, 6, 8, 10]
@@ -653,6 +655,8 @@ TINY = f"{SHORT} --fair-epochs 1 --fair-batch-size 20"
 
 @pytest.fixture()
 def folder(tmp_path, monkeypatch):
+    """Where the command is run, whose rows may be attacked less well here."""
+    try_less(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -827,8 +831,8 @@ MISTAKES = {
 # What is only to be seen in other files.
 NO_BASE = "--base {}: has no PMF of these data, seed and settings"
 WRONG_FOLDERS = {
-    "--model pmf --base nowhere": "--base nowhere: no folder of a run; its config.json is missing",
-    "--model pmf --base broken": "--base broken: no folder of a run",
+    "--model pmf --base nowhere": "--base nowhere: nowhere/config.json: No such file",
+    "--model pmf --base broken": "--base broken: broken/config.json is no JSON",
     "--model pmf --d 4 --base other": NO_BASE.format("other"),
     "--model pmf --seed 1 --base other": NO_BASE.format("other"),
     "--model pmf --toy-users 61 --base other": NO_BASE.format("other"),
@@ -858,7 +862,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(folder, arguments, monkeypatch
 def write_wrong_folders(folder: Path) -> None:
     """Runs to be named by --base that do not fit; `other` lacks only its weights."""
     toy, cfg = toy_of_sixty(), PMFConfig(**PRESETS["toy pmf"])
-    strange = {"data fingerprint": baselines.fingerprint(toy), "seed": 0}
+    strange = {"data fingerprint": fingerprint(toy), "seed": 0}
     other = strange | {"recommenders": {"pmf": dataclasses.asdict(cfg)}}
     texts = {"broken": "{", "other": json.dumps(other), "strange": json.dumps(strange)}
     for name, text in texts.items():

@@ -23,7 +23,7 @@ from cfp import CFP, step
 from mixer import Mixer, load_mixer, load_prompt
 from model import T5, load_backbone
 from reproduction.baselines import FAIR
-from support import files, training
+from support import checks, files, training
 from support.backbones import save_backbone
 from support.checks import enough_for_run
 from support.configs import CFPConfig, MixerConfig, T5Config
@@ -62,6 +62,7 @@ N_STEPS = 3 + 4 + 4 + 2 + 4  # P5 (ends before its fourth), two prompts, mixer, 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, whole):
     """In each kind of training, and once with the checkpoint half written."""
     expected = what_is_left(whole[0])
+    assert "P5: validation stopped rising, 3 steps" in (whole[0] / "run" / "log.txt").read_text()
     # backbone; prompts and discriminators; mixer; from scratch; negatives and results
     assert len(expected) == 1 + 4 + 1 + 1 + 2
     for n, death in enumerate([("after", 3), ("within", 7), ("after", 13), ("after", 16)]):
@@ -154,7 +155,7 @@ def die_and_go_on(folder: Path, flags: str, deaths: list[Death], expected: dict)
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     words = [sys.executable, str(ROOT / "train.py")]
-    flags = "--attr gender --toy-users 60 --epochs 2 --batch-size 30 --prefix-len 2 --p5-steps 40"
+    flags = "--attr gender --toy-users 60 --epochs 1 --batch-size 30 --prefix-len 2 --p5-steps 20"
     began = subprocess.Popen(
         [*words, *flags.split(), "--out", "run"],
         **dict(cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
@@ -165,7 +166,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
     _, error = began.communicate(timeout=60)
     assert began.returncode == 130
     assert error.strip() == f"interrupted; python {ROOT}/train.py --resume run goes on with it"
-    resumed = command(tmp_path, "--resume run")
+    resumed = command(tmp_path, "--resume run", briefly=True)
     assert resumed.returncode == 0, resumed.stderr
     assert "P5: going on after step" in resumed.stdout
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if "checkpoint" in p.name) == []
@@ -295,13 +296,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 
 
 def test_a_full_disk_ends_a_command_in_one_line(tmp_path):
-    limited = "ulimit -f 20; exec " + " ".join([sys.executable, str(ROOT / "train.py"), TINY])
+    flags = TINY.replace("--p5-steps 4", "--p5-steps 1")
+    limited = "ulimit -f 20; exec " + " ".join([sys.executable, str(ROOT / "train.py"), flags])
     done = subprocess.run(
         ["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and "File too large" in done.stderr
-    assert not list(tmp_path.glob("runs/p5*"))  # no half of a backbone
+    assert not list(tmp_path.glob("runs/p5*/*"))  # no half of a backbone
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
@@ -403,15 +405,15 @@ def test_memory_of_a_game_is_that_of_what_it_trains(dataset, monkeypatch):
     )
     width, cpu = 2 * 12 * 768 * 2, torch.device("cpu")
     asked = {}
-    monkeypatch.setattr(
-        files, "enough_memory", lambda what, n, device, flag: asked.update({flag: n})
-    )
+    note = lambda what, n, device, flag: asked.update({flag: n})
+    monkeypatch.setattr(checks, "enough_memory", note)
     make_cfp = lambda: CFP(CFPConfig(prefix_len=5), base)
     make_mixer = lambda: Mixer(MixerConfig(hidden=256), base)
     players = {"a prompt": (make_cfp, "--prefix-len"), "the mixer": (make_mixer, "--mixer-hidden")}
     enough_for_run(dataset, players, cpu)
     prompt = sum(param.numel() for param in make_cfp().parameters())
     assert asked == {
+        "choose a smaller data set": 24 * len(dataset.users) * len(dataset.titles),
         "choose a smaller --prefix-len": 16 * prompt,
         "choose a smaller --mixer-hidden": 16 * (4 * width * 256 + width),
     }

@@ -304,7 +304,7 @@ def test_every_text_file_is_utf_8():
                 known = (
                     "encoding",
                     '"rb"',
-                    '"ab"',
+                    '"wb"',
                     "**text",
                     "/proc",
                     "request",
@@ -340,7 +340,7 @@ def test_a_bad_day_from_beginning_to_end(tmp_path):
     foreign(project / "kino")
     script = os.path.relpath(ROOT / "train.py", project)
     words = "--attr gender --data kino --data-dir kino --p5-steps 4 --batch-size 30 --prefix-len 2 "
-    words += "--epochs 60"
+    words += "--epochs 20"
     began = subprocess.Popen(
         [sys.executable, script, *words.split(), "--out", "a run"],
         **dict(cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
@@ -404,11 +404,11 @@ def test_what_is_at_work_is_known_where_the_system_tells():
     if not Path("/proc/stat").exists():
         assert support.seconds_at_work() is None
         return
-    before, end = support.seconds_at_work(), time.monotonic() + 0.3
-    while time.monotonic() < end:
+    before, end = support.seconds_at_work(), time.process_time() + 0.3
+    while time.process_time() < end:  # however little of a core there is for us
         pass
     clock, busy, own = (b - a for a, b in zip(before, support.seconds_at_work()))
-    assert clock >= 0.3 and own > 0.1 and busy <= (clock + 0.1) * len(support.CORES)
+    assert clock > 0.25 and own >= 0.3 and busy <= (clock + 0.1) * len(support.CORES)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,8 @@ def test_what_is_at_work_is_known_where_the_system_tells():
 )
 def test_the_ablations_run(tmp_path, ablation):
     small = SMALL.replace("--prefix-len 2", "") if "prefix" in ablation else SMALL
-    done = command(tmp_path, f"--attr gender {small} {ablation} --task direct --out run")
+    words = f"--attr gender {small} {ablation} --task direct --out run"
+    done = command(tmp_path, words, briefly=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     if "prefix" in ablation:  # nothing in front changes nothing

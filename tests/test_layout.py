@@ -112,7 +112,7 @@ def test_sizes():
     assert seven["train"] <= 350
     lab = sum(n for name, n in lines.items() if name.startswith("lab."))
     # 9,000 and 900 were aimed at: what is added takes something away
-    assert lab <= 960 and sum(lines.values()) - lab <= 10762, (lab, sum(lines.values()))
+    assert lab <= 960 and sum(lines.values()) - lab <= 10510, (lab, sum(lines.values()))
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
@@ -133,6 +133,7 @@ def test_no_call_is_spread_over_starred_tuples():
                 assert not spread, f"{name_of(path)}:{node.lineno} spreads a tuple written in place"
 
 
+@cache
 def definitions(path: Path) -> dict[str, str]:
     """Source text of every function, class and method (as Class.method) of a module, and constants."""
     text, found = path.read_text(), {}
@@ -189,9 +190,10 @@ def test_the_paper_runs_without_what_stands_around_it(tmp_path):
     for name in [*(f"{module}.py" for module in SEVEN), "pyproject.toml"]:
         shutil.copy(ROOT / name, house)
     shutil.copytree(ROOT / "support", house / "support")
-    core = "attack cfp data expected files fuzz hits mixer model probe processes ranks tokenizers weights"
-    for name in ["conftest.py", "commands.py", *(f"test_{part}.py" for part in core.split())]:
-        shutil.copy(ROOT / "tests" / name, house / "tests")
+    parts = "attack cfp data expected files fuzz hits mixer model probe processes ranks tokenizers weights"
+    names = ["conftest", "commands", "two_at_once", *(f"test_{part}" for part in parts.split())]
+    for name in names:
+        shutil.copy(ROOT / "tests" / f"{name}.py", house / "tests")
 
     def run(*command: str) -> str:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

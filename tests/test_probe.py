@@ -127,7 +127,7 @@ def test_one_vs_one_by_hand():
 
 def test_the_command_on_a_run(tmp_path):
     arguments = "--attr gender --toy-users 60 --p5-steps 6 --epochs 1 --batch-size 20 --out r"
-    assert command(tmp_path, arguments).returncode == 0
+    assert command(tmp_path, arguments, briefly=True).returncode == 0
     kinds = {"manual": 4, "soft": 1, "classifier": 2}
     asked = "--attr age --run r --hide gender --kind"
     begun = {kind: begin(tmp_path, f"{asked} {kind}", "probe.py") for kind in kinds}
@@ -164,7 +164,7 @@ def test_a_run_whose_data_or_backbone_changed_is_refused(tmp_path):
     arguments = (
         "--attr gender --data mini --data-dir . --p5-steps 4 --epochs 1 --batch-size 8 --out r"
     )
-    done = command(tmp_path, arguments)
+    done = command(tmp_path, arguments, briefly=True)
     assert done.returncode == 0, done.stderr
     probed = "--kind classifier --attr gender --run r"
     assert command(tmp_path, probed, "probe.py").returncode == 0

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,10 +19,9 @@ import torch
 from reproduction import claims, figures, published, report
 from reproduction import plan as jobs
 from reproduction import tables as reproduce
-from reproduction.plan import DATA, NEEDS, Job, Planned, World, find, jobs_in, jobs_of, scan
+from reproduction.plan import DATA, NEEDS, Found, Job, World, find, jobs_in, jobs_of, scan
 from reproduction.report import Summary, compare, distance, summarise
-from support.configs import CFPConfig
-from support.files import InputError, lock, run_command
+from support.files import InputError, run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -204,11 +202,17 @@ def filters_results(seed: int, model: str, fair: str) -> dict:
     return common(seed, ALL) | {"seconds": 300.0, "rows": rows}
 
 
+def config_of(job: Job) -> dict:
+    """What finding a run reads of its config.json."""
+    args = vars(jobs.parsed(job.script, job.flags))
+    about = {key: args[key] for key in ("data", "seed", "backbone") if key in args}
+    return {"command": [job.script, *job.flags]} | about | jobs.settings_of(job)
+
+
 def write_run(folder: Path, job: Job, results: dict | None, **more) -> Path:
     """A run's folder as the job would have left it."""
     folder.mkdir(parents=True)
-    config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config_of(job) | more))
     if results is not None:
         (folder / "results.json").write_text(json.dumps(results))
     return folder
@@ -473,7 +477,7 @@ def test_every_table_and_figure_has_its_runs():
         for job in every:
             assert not job.on or names.index(job.on) < names.index(job.name)
             if not job.leaves:
-                assert jobs.settings_of(job)["data"] == data
+                assert jobs.parsed(job.script, job.flags).data == data and jobs.settings_of(job)
     wide = jobs_of(["table 4"], World(), 3)
     assert {job.seed for job in wide} == {0, 1, 2}
     assert {job.seed for job in jobs_of(["figure trade-off"], World(), 3)} == {0}
@@ -485,27 +489,15 @@ def test_every_table_and_figure_has_its_runs():
     assert lams == [0.1, 1, 10, 100]
 
 
-def test_what_others_wait_for_is_first():
-    job = lambda name: Job(name, "", "", (), 0)
-    waiting = {name: Planned(job(name), None, after) for name, after in ["ab", "b ", "c ", "dx"]}
-    names = lambda *running: [p.job.name for p in jobs.ready(waiting, running)]
-    assert names() == ["b", "c", "d"] and names("x") == ["b", "c"]
-
-
-def test_the_plan_says_what_is_there_and_what_is_to_do(by_hand, monkeypatch):
-    monkeypatch.setattr(jobs, "find", lambda job, every, by_name: find(job, every, by_name, False))
-    w = World()
-    known = {
-        p.job.name: p for p in jobs.planned(jobs_of(["table 4", "figure 6", "figure 8"], w, 3))
-    }
+def test_the_plan_says_what_is_there_and_what_is_to_do(by_hand):
+    planned = jobs.look(jobs_of(["table 4", "figure 6", "figure 8"], World(), 3), check=False)
+    known = {job.name: found for job, found in planned}
     assert known["toy-gender+age+occupation-seed0"].finished
-    assert known["toy-gender-prefix-len5-seed0"].after == ""  # its backbone is there
-    s_sas = known["toy-s-sas-gender-seed0"], known["toy-s-sas-age-seed0"]
-    assert s_sas[0].after == "" and s_sas[1].after == "toy-s-sas-gender-seed0"
-    text = reproduce.show_plan(list(known.values()), "table 4 on toy", 2)
+    assert known["toy-s-sas-gender-seed0"] is None
+    text = reproduce.show_plan(planned, "table 4 on toy")
     assert "is in runs/mine-0" in text
     # the prompts of seed 2 are to do, those of 0 and 1 are there; nothing of figure 6 is
-    assert "\n23 to do, 2 at a time, with " in text
+    assert text.endswith("\n23 to do, one after the other")
 
 
 def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
@@ -530,16 +522,18 @@ def test_other_settings_data_or_seed_are_other_runs(tmp_path, monkeypatch):
 
 
 def test_a_readers_own_run_is_recognised(tmp_path, monkeypatch):
-    """The same settings in another order, with a default spelt out, in a folder of another name."""
+    """The same flags in another order, in a folder of another name; not where the defaults were others."""
     monkeypatch.chdir(tmp_path)
     job = jobs_in("lambda", World(), 0)[1]  # lambda 1
     folder = write_run(tmp_path / "runs" / "by-hand", job, {})
     config = json.loads((folder / "config.json").read_text())
-    config["command"] = (
-        f"train.py --lam 1.0 --attr gender --epochs {CFPConfig().epochs} --out r".split()
-    )
+    config["command"] = "train.py --lam 1.0 --attr gender --out r".split()
     (folder / "config.json").write_text(json.dumps(config))
-    assert find(job, scan(), {}, check=False).folder == Path("runs/by-hand")
+    (found,) = scan()
+    assert find(job, [found], {}, check=False).folder == Path("runs/by-hand")
+    assert jobs.is_of(found, job)
+    (folder / "config.json").write_text(json.dumps(config | {"label holdout": 0}))
+    assert not jobs.is_of(scan()[0], job) and jobs.is_of(scan()[0], job, any_version=True)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -554,8 +548,6 @@ folder = pathlib.Path(sys.argv[sys.argv.index(flag) + 1])
 what = json.loads((pathlib.Path(__file__).parent / "what.json").read_text())[folder.name]
 with (pathlib.Path(__file__).parent / "log").open("a") as log:
     log.write(f"{flag} {folder.name}\\n")
-if what["does"] == "begins late":
-    time.sleep(3)
 (folder / "config.json").write_text(json.dumps(what["config"]))
 if what["does"] == "complains":
     sys.exit("error: no luck today")
@@ -577,38 +569,34 @@ def stand_in(tmp_path, monkeypatch):
     more = {"torch": torch.__version__, "device": "cpu"}
     more["data fingerprint"] = jobs.data_of("toy", None, 0, 1200, "gender")
 
-    def prepare(*does: str) -> list[Planned]:
+    def prepare(*does: str) -> list[tuple[Job, Found | None]]:
         what = {}
         for job, doing in zip(some, does):
-            config = {"command": [job.script, *job.flags]} | jobs.settings_of(job) | more
-            what[job.name] = {"does": doing, "config": config}
+            what[job.name] = {"does": doing, "config": config_of(job) | more}
         (scripts / "what.json").write_text(json.dumps(what))
-        return jobs.planned(some[: len(does)])
+        return jobs.look(some[: len(does)])
 
     return prepare, scripts / "log"
 
 
 def test_what_is_there_is_not_run_again(stand_in, capsys):
     prepare, log = stand_in
-    first = prepare("works", "works", "works")
-    assert [p.after for p in first] == ["", first[0].job.name, first[0].job.name]  # its P5
-    assert reproduce.carry_out(first, 2) == {}
+    assert reproduce.carry_out(prepare("works", "works", "works")) == {}
     said = capsys.readouterr().out.splitlines()
-    # two at a time, after the one that trains the backbone
     assert said[0] == "run 1 of 3 begins: toy-gender-lam0.1-seed0"
     assert said[1].startswith("  done: toy-gender-lam0.1-seed0 in ")
-    assert [line.split(" begins")[0] for line in said[2:4]] == ["run 2 of 3", "run 3 of 3"]
+    assert [line.split(" begins")[0] for line in said[2::2]] == ["run 2 of 3", "run 3 of 3"]
     assert sum("  done: " in line for line in said) == 3 and len(log.read_text().split()) == 6
     again = prepare("works", "works", "works")
-    assert all(p.finished for p in again)
-    assert reproduce.carry_out(again, 2) == {} and len(log.read_text().split()) == 6
+    assert all(found.finished for _, found in again)
+    assert reproduce.carry_out(again) == {} and len(log.read_text().split()) == 6
 
 
 def in_another_process(tmp_path: Path) -> subprocess.Popen:
     """The first of the stand-in's runs, begun by a process that can be killed."""
     command = "from reproduction.tables import *; from reproduction.plan import *; w = World(device='cpu');"
     command += f"STARTED['train.py'] = [{str(tmp_path / 'scripts' / 'train.py')!r}];"
-    command += "run_command(lambda: carry_out(planned(jobs_in('lambda', w, 0)[:1]), 1))"
+    command += "run_command(lambda: carry_out(look(jobs_in('lambda', w, 0)[:1])))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", command], env=environment, stderr=subprocess.PIPE
@@ -626,61 +614,20 @@ def test_a_killed_one_is_gone_on_with(stand_in, tmp_path, number):
     begun.send_signal(number)  # passed on, and waited for
     assert begun.wait(timeout=20) == 128 + number
     assert not (tmp_path / "runs" / "toy-gender-lam0.1-seed0" / "results.json").exists()
-    (left,) = prepare("dies")
-    assert left.found is not None and not left.finished
-    assert reproduce.carry_out([left], 1) == {}
-    assert log.read_text().split() == ["--out", left.job.name, "--resume", left.job.name]
+    ((job, found),) = left = prepare("dies")
+    assert found is not None and not found.finished
+    assert reproduce.carry_out(left) == {}
+    assert log.read_text().split() == ["--out", job.name, "--resume", job.name]
 
 
-def test_one_that_outlives_who_started_it_is_waited_for(stand_in, tmp_path):
-    prepare, log = stand_in
-    prepare("begins late")
-    begun = in_another_process(tmp_path)
-    while not log.exists():
-        assert begun.poll() is None, begun.stderr.read()
-        time.sleep(0.05)
-    begun.kill()  # of the run that it started there is no config.json yet
-    begun.wait()
-    planned = prepare("begins late")
-    assert planned[0].found is None
-    assert reproduce.carry_out(planned, 1) == {}
-    assert log.read_text().split() == ["--out", planned[0].job.name]  # once
-    assert [path.name for path in Path("runs").glob("toy-*")] == [planned[0].job.name]
-    assert prepare("begins late")[0].finished
-
-
-def test_one_that_fails_stops_only_what_needs_it(stand_in, capsys):
+def test_one_that_fails_stops_only_what_needs_it(stand_in):
     prepare, log = stand_in
     planned = prepare("works", "complains", "works")
-    reproduce.carry_out(planned[:1], 1)
-    failed = reproduce.carry_out(prepare("works", "complains", "works"), 1)
-    assert failed == {"toy-gender-lam1-seed0": "error: no luck today"}
-    assert prepare("works", "works", "works")[2].finished
-    needs = Planned(Job("needs it", "", "train.py", (), 0), None, "toy-gender-lam1-seed0")
-    failed = reproduce.carry_out([*prepare("works", "complains", "works"), needs], 1)
-    assert failed["needs it"] == "needs toy-gender-lam1-seed0"
-
-
-def test_a_run_that_another_process_holds_is_waited_for(stand_in, tmp_path):
-    prepare, log = stand_in
-    (planned,) = prepare("works")
-    what = json.loads((tmp_path / "scripts" / "what.json").read_text())
-    folder = tmp_path / "runs" / planned.job.name
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(what[planned.job.name]["config"]))
-    held = lock(folder)
-    assert jobs.in_use(folder)
-
-    def finish():
-        (folder / "results.json").write_text("{}")
-        held.close()
-
-    other = threading.Timer(1.0, finish)
-    other.start()
-    assert reproduce.carry_out(prepare("works"), 1) == {}
-    other.join()
-    assert (folder / "results.json").exists() and not jobs.in_use(folder)
-    assert not log.exists()  # nothing was started
+    needs = planned[2][0]._replace(name="needs it", on="toy-gender-lam1-seed0")
+    failed = reproduce.carry_out([*planned, (needs, None)])
+    complained = {"toy-gender-lam1-seed0": "error: no luck today"}
+    assert failed == complained | {"needs it": "needs toy-gender-lam1-seed0"}
+    assert prepare("works", "works", "works")[2][1].finished
 
 
 # The command with miniatures in place of its runs: everything happens and nothing is learnt.
@@ -714,7 +661,7 @@ tables.run_command(tables.main)
 
 @pytest.mark.slow
 def test_a_miniature_of_everything(tmp_path):
-    """Killed after its first runs and begun again: every table and figure is there, nothing ran twice."""
+    """Ended after its first runs and begun again: every table and figure is there, nothing ran twice."""
     pytest.importorskip("matplotlib")
     command = [sys.executable, "-c", MINIATURES, "all", "--seeds", "1"]
     here = dict(cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True)
@@ -724,7 +671,7 @@ def test_a_miniature_of_everything(tmp_path):
         line = first.stdout.readline()
         assert line, "it ended early"
         done += line.startswith("  done: ")
-    first.kill()
+    first.terminate()
     first.wait()
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/results.json")}
     assert len(finished) >= 2
@@ -769,21 +716,12 @@ def test_a_miniature_of_everything(tmp_path):
         ("table 3 --data insurance", "--data insurance needs --data-dir"),
         (
             "table 3 --data ml-100k --data-dir nowhere",
-            "--data-dir nowhere: there is no such folder",
+            "nowhere/u.user is missing; put it there or correct --data-dir",
         ),
-        (
-            "table 4 --backbone tiny-llama",
-            "is a Llama, table 4 is not; the same of a Llama is table 13",
-        ),
-        ("table 12 --backbone tiny", "is a T5, table 12 is not; the same of a T5 is table 3"),
-        ("figure 8 --backbone tiny-llama", "the figures are about a T5"),
-        (
-            "table 4 --backbone t5-tremendous",
-            "--backbone t5-tremendous: neither a folder nor one of",
-        ),
+        ("table 4 --t5 tiny-llama", "--t5 tiny-llama: is a Llama; choose another"),
+        ("table 12 --llama tiny", "--llama tiny: is no Llama; choose another"),
         ("all --device tpu", "--device tpu: not to be had here"),
         ("results --data ml-1m", "results --data: changes nothing here; leave it out"),
-        ("results --at-once 2", "results --at-once: changes nothing here; leave it out"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
