@@ -122,6 +122,7 @@ def test_every_flag_of_train_stands_once(capsys):
     assert len(named) > 30
     values = {"--device": "cpu", "--task": "direct", "--dtype": "bf16", "--discriminator": "soft"}
     values |= {"--hide-from": "scores", "--lr": "0.1", "--adversary": "both", "--batch-size": "4"}
+    values |= {"--classes": "age=0,18", "--nouns": "pubs,pub,visited,visit"}
     for flag in named - {"--help"}:
         first = ["--attr", "gender"] * (flag != "--attr")
         pair = [flag, values.get(flag, "0.5" if flag.endswith(("effect", "holdout")) else "2")]

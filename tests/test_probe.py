@@ -144,7 +144,7 @@ def test_the_command_on_a_run(tmp_path):
         "--attr size --run r": "--attr size: toy has no such attribute",
         "--attr age --run r --hide age": "--hide age: this run has no prompt for age, only for gender",
         "--attr age --run r --hide size": "--hide size: toy has no attribute 'size'; its are gender, age",
-        "--attr age --run nowhere": "nowhere/config.json is missing",
+        "--attr age --run nowhere": "nowhere/config.json: No such file or directory",
     }
     for mistake, expected in mistakes.items():
         done = command(tmp_path, f"--kind classifier {mistake}", "probe.py")

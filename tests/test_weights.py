@@ -119,7 +119,7 @@ def test_fetch_what_has_a_tokenizer_json(hub, tmp_path):
         hub.files[path] = file.read_bytes()
     say = lambda line: None
     folder = tmp_path / "fetched"
-    weights.fetch_backbone("HuggingFaceTB/SmolLM2-135M", folder, hub.url, say, pause=0.0)
+    weights.fetch_backbone("HuggingFaceTB/SmolLM2-135M", folder, hub.url, say)
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in made.iterdir())
     assert load_backbone(folder).cfg == load_backbone(made).cfg
 
