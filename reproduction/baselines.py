@@ -447,16 +447,13 @@ def main(argv: list[str] | None = None) -> dict:
     size, make = (len(dataset.users), len(dataset.titles)), functools.partial
     players = {NAMES[k]: (make(RECOMMENDERS[k][0], cfg, *size), "--d") for k, cfg in cfgs.items()}
     enough_for_run(dataset, players, device, 20)  # beside AdamW's means the best weights so far
-    config = (
-        common_config(["baselines.py", *argv], args, dataset, device)
-        | {
-            "attrs": attrs,
-            "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
-            "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
-            "base": args.base,
-        }
-        | ({} if args.classes is None else {"classes": args.classes})
-    )
+    config = common_config(["baselines.py", *argv], args, dataset, device) | {
+        "attrs": attrs,
+        "recommenders": {name: dataclasses.asdict(cfg) for name, cfg in cfgs.items()},
+        "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
+        "base": args.base,
+    }
+    config |= {"classes": args.classes} if args.classes else {}
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)

@@ -40,12 +40,8 @@ ML1M_FILES = "users.dat", "movies.dat", "ratings.dat"
 # how programs write that there is no value; not "none", an occupation of MovieLens-100K
 MISSING = {"", *"nan null na n/a #n/a <na> nil undefined missing ? - -- \\n".split()}
 # the words of the prompts: of several, of one, what was done with them, what is done with one
-MOVIES, INSURANCE = ("movies", "movie", "watched", "watch"), (
-    "insurance",
-    "insurance",
-    "bought",
-    "buy",
-)
+MOVIES = "movies", "movie", "watched", "watch"
+INSURANCE = "insurance", "insurance", "bought", "buy"
 NO_LABEL = -2  # class of a user of whom the data do not say one
 MOST_CLASSES = 50  # of an attribute that is attacked
 # of Insurance's Train.csv, before one column for each product
@@ -85,9 +81,7 @@ class Dataset:
     nouns: tuple[str, ...] = MOVIES
     notes: list[str] = field(default_factory=list)  # what was left out and how often
     copies: Copies | None = None
-    unlabelled: np.ndarray | None = (
-        None  # (users,) who has no label in an attribute that is asked for
-    )
+    unlabelled: np.ndarray | None = None  # (users,) who lacks a label that is asked for
 
     @property
     def is_person(self) -> np.ndarray:
@@ -127,10 +121,8 @@ class Dataset:
             refuse(f"--attr {attr}", f"{why}; begin one with it among its --attr")
         if len(self.classes[attr]) > MOST_CLASSES:
             many = f"{len(self.classes[attr])} classes in {self.name}, {MOST_CLASSES} at most are attacked"
-            remedy = (
-                f"if they are numbers, cut them as in --classes {attr}=0,10,20; or choose another"
-            )
-            refuse(f"--attr {attr}", f"{many}; {remedy}")
+            how = f"if they are numbers, cut them as in --classes {attr}=0,10,20"
+            refuse(f"--attr {attr}", f"{many}; {how}; or choose another")
         counts = np.bincount(values[values >= 0], minlength=len(self.classes[attr]))
         if (counts > 0).sum() < 2:
             name = self.classes[attr][counts.argmax()]
@@ -526,9 +518,8 @@ def cut(where: str, what: str, text: str, begins: list[float]) -> int:
     with suppress(ValueError):
         if begins[0] <= float(text) < np.inf:
             return int(np.searchsorted(begins, float(text), side="right")) - 1
-    refuse(
-        where, f"{what} is {text[:40]!r}, not a number from {begins[0]:g} on; mend it or --classes"
-    )
+    why = f"{what} is {text[:40]!r}, not a number from {begins[0]:g} on"
+    refuse(where, f"{why}; mend it or --classes")
 
 
 def load_recbole(name: str, folder: Path, classes: dict[str, list[float]] | None = None) -> Dataset:

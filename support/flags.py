@@ -80,12 +80,8 @@ def cuts(text: str) -> dict[str, list[float]]:
     """The type of --classes: column -> where each of its classes begins."""
     parts = [part.partition("=") for part in text.split(";")]
     with suppress(ValueError):
-        found = {
-            column: [float(begin) for begin in begins.split(",")] for column, _, begins in parts
-        }
-        ascends = (
-            lambda begins: len(begins) > 1 and begins == sorted({*begins}) and begins[-1] < math.inf
-        )
+        found = {column: [*map(float, begins.split(","))] for column, _, begins in parts}
+        ascends = lambda x: len(x) > 1 and x == sorted({*x}) and x[-1] < math.inf
         if len(found) == len(parts) and all(c and ascends(begins) for c, begins in found.items()):
             return found
     raise argparse.ArgumentTypeError(f"{text[:80]!r} is not like age=0,18,25,35,50, ascending")
@@ -96,9 +92,8 @@ def four_words(text: str) -> tuple[str, ...]:
     words = tuple(text.split(","))
     if len(words) == 4 and all(word and word == " ".join(word.split()) for word in words):
         return words
-    raise argparse.ArgumentTypeError(
-        f"{text[:80]!r} is not like restaurants,restaurant,visited,visit"
-    )
+    like = "restaurants,restaurant,visited,visit"
+    raise argparse.ArgumentTypeError(f"{text[:80]!r} is not like {like}")
 
 
 def add_run_flags(parser: Parser) -> None:
@@ -107,9 +102,7 @@ def add_run_flags(parser: Parser) -> None:
     text = "toy (default), ml-1m, ml-100k, insurance, or NAME of NAME.inter"
     add("--data", default="toy", help=text)
     add("--data-dir", type=Path, help="folder with the data set's files; else ml-1m is downloaded")
-    text = (
-        "where classes of a column of numbers begin, as age=0,18,25,35,50; several with ; between"
-    )
+    text = "where classes of a column of numbers begin, as age=0,18,25,35; several with ; between"
     add("--classes", type=cuts, help=f"{text} (ages in years: MovieLens-1M's)")
     add("--toy-users", type=at_least(1), default=1200, help="people in the toy world (1200)")
     text = "share of the people whose labels the adversary never sees, who are attacked; it learns what "

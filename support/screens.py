@@ -44,9 +44,8 @@ def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -
         counts = np.bincount(values[values >= 0], minlength=len(dataset.classes[name]))
         listed = [f"{c} {n}" for c, n in zip(dataset.classes[name], counts)]
         if len(listed) > MOST_CLASSES:
-            listed = [
-                f"{len(listed)} classes, too many to be attacked: {listed[0]}, {listed[1]}, .."
-            ]
+            few = f"{listed[0]}, {listed[1]}, .."
+            listed = [f"{len(listed)} classes, too many to be attacked: {few}"]
         classes = ", ".join(listed + [f"not known {n}" for n in [(values < 0).sum()] if n])
         lines.append(f"  {name}{' (to be hidden)' if name in attrs else ''}: {classes}")
     for n, consequence in (1, "trained on, not tested"), (2, "tested, without a validation item"):

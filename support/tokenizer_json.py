@@ -15,15 +15,16 @@ from itertools import groupby
 from support.files import refuse
 from support.pieces import BYTES, normalizer, pre_tokenizer
 
+DEEP = RecursionError, re.error  # of a file that is no tokenizer's
+
 
 def cut_by_score(scores: dict[str, float], longest: int, unknown: float, piece: str) -> list[str]:
     """Unigram (Kudo 2018): by Viterbi, the tokens whose scores, log-probabilities, have the highest sum.
 
     A token has at most `longest` letters; a letter that is no token counts as one of score `unknown`.
     """
-    best = [(0.0, 0)] + [(-math.inf, 0)] * len(
-        piece
-    )  # up to each place: sum, begin of the last token
+    # up to each place the highest sum, and where its last token begins
+    best = [(0.0, 0)] + [(-math.inf, 0)] * len(piece)
     for begin in range(len(piece)):
         for end in range(begin + 1, min(begin + longest, len(piece)) + 1):
             score = scores.get(piece[begin:end], unknown if end == begin + 1 else -math.inf)
@@ -55,9 +56,8 @@ def template(spec: dict | None) -> tuple[int, int]:
         case {"type": "Sequence", "processors": parts}:
             return tuple(map(max, zip((-1, -1), *map(template, parts))))
         case {"type": "TemplateProcessing", "single": parts, "special_tokens": tokens}:
-            names = [
-                part.get("SpecialToken", {}).get("id") for part in parts
-            ]  # None for the text itself
+            # None for the text itself
+            names = [part.get("SpecialToken", {}).get("id") for part in parts]
             ids = [tokens[name]["ids"][0] if name else -1 for name in names]
             return ids[0], ids[-1]
     raise NotImplementedError(f"post_processor {json.dumps(spec)[:120]}")
@@ -73,18 +73,9 @@ class TokenizerJson:
         try:
             self.read(json.loads(content.decode()))
         except NotImplementedError as error:
-            refuse(
-                source,
-                f"{error} is not implemented; take spiece.model or tokenizer.model, or another",
-            )
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-            re.error,
-        ) as error:
+            remedy = "take spiece.model or tokenizer.model, or another"
+            refuse(source, f"{error} is not implemented; {remedy}")
+        except (ValueError, LookupError, TypeError, AttributeError, *DEEP) as error:
             why = f"{type(error).__name__}: {error}".replace("\n", " ")[:120]
             refuse(source, f"not the file of a tokenizer ({why}); copy it again")
 
@@ -110,17 +101,15 @@ class TokenizerJson:
         else:
             pairs = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
             self.ids, ranks = dict(model["vocab"]), {pair: rank for rank, pair in enumerate(pairs)}
-            self.cut = lambda piece: merge(
-                ranks, [s for letter in piece for s in self.spell(letter)]
-            )
+            spelled = lambda piece: [s for letter in piece for s in self.spell(letter)]
+            self.cut = lambda piece: merge(ranks, spelled(piece))
             self.unknown, self.fuses = model.get("unk_token"), model.get("fuse_unk")
             self.takes_whole = model.get("ignore_merges")
             if lost := {first + second for first, second in pairs} - self.ids.keys():
                 raise ValueError(f"a merge makes {min(lost)}, which is no token")
         self.byte_fallback = bool(model.get("byte_fallback"))
-        if self.unknown not in self.ids and not (
-            self.over_bytes and self.ids.keys() >= BYTES.keys()
-        ):
+        has_all_bytes = self.over_bytes and self.ids.keys() >= BYTES.keys()
+        if self.unknown not in self.ids and not has_all_bytes:
             raise ValueError("it has no token for unknown letters")
         self.tokens = {n: token for token, n in self.ids.items()}
         self.tokens |= {added["id"]: added["content"] for added in file["added_tokens"]}
