@@ -322,6 +322,18 @@ OTHERS = {
 }
 
 
+def test_a_byte_that_a_vocabulary_lacks_matters_in_a_text_that_has_it():
+    """SmolLM2's own file lacks 21 of 256."""
+    file = json.loads(theirs("SmolLM2").to_str())
+    file["model"] |= {"merges": [], "vocab": dict(file["model"]["vocab"])}
+    for letter in "Ą", "ñ":  # the bytes 0x04 and 0xf1
+        file["model"]["vocab"].pop(letter)
+    tokenizer = TokenizerJson(json.dumps(file).encode(), "somewhere/tokenizer.json")
+    assert tokenizer.decode(tokenizer.encode("user_1 é")) == "user_1 é"
+    with pytest.raises(InputError, match="has no token for the byte 0x4 of a text"):
+        tokenizer.encode("a\x04b")
+
+
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_is_not_implemented_is_refused_by_its_name(what):
     spoil, expected = OTHERS[what]
