@@ -111,6 +111,7 @@ class Opened(NamedTuple):
     prefixes: dict[str, Prefix]  # of each attribute that the run hides
     mixer: Mixer | None  # of those of several
     held_out: dict[str, np.ndarray]  # of each, (users,) True where the adversary did not know it
+    cfg: CFPConfig  # of its prompts
 
     def unseen(self, attr: str) -> np.ndarray:
         """(users,) True where the adversary did not know it; nowhere for what the run does not hide."""
@@ -156,4 +157,4 @@ def open_run(folder: Path, device: torch.device) -> Opened:
         attr: hold_out(found.dataset, attr, config["label holdout"], config["seed"]) < 0
         for attr in prefixes
     }
-    return Opened(config, corpus, model, prefixes, mixer, hidden)
+    return Opened(config, corpus, model, prefixes, mixer, hidden, cfg)

@@ -22,8 +22,6 @@ from evaluate import Attacks, held_out_ranks, measure
 from lab.handin import read_hand_in, value_of
 from lab.pictures import draw_contest
 from mixer import Opened, Study, open_run
-from support.command import read_finished
-from support.configs import CFPConfig
 from support.expected import labels_for_game
 from support.files import Interrupted, fill, load_tensors, refuse, run_command, save_tensors, show
 from support.flags import Parser
@@ -51,19 +49,19 @@ class HandedIn(Game):
         return rec_loss + value_of(self.hand_in, self.path, dis_loss[0], *self.seen)
 
 
-def open_world(run: Path, log: Run | None = None) -> tuple[Opened, Study, CFPConfig]:
+def open_world(run: Path, log: Run | None = None) -> tuple[Opened, Study]:
     """A finished run of one attribute, and what trains a prompt as it did. Raises InputError for another."""
-    opened, (_, cfg, mixer) = open_run(run, torch.device("cpu")), read_finished(run).configs
-    if mixer is not None or cfg.adversary != "game":
+    opened = open_run(run, torch.device("cpu"))
+    if opened.mixer is not None or opened.cfg.adversary != "game":
         refuse(f"--run {run}", "takes a run of one attribute with --adversary game; train one")
     about = opened.config["tasks"], opened.config["seed"], log
-    return opened, Study(opened.corpus, opened.model, *about), cfg
+    return opened, Study(opened.corpus, opened.model, *about)
 
 
 def train_against(path: Path, run: Path, folder: Path) -> None:
     """Train a prompt against a hand-in and save it; labels are known only as histories tell them."""
-    opened, study, cfg = open_world(run, Run(folder / "training", "", {"command": ["train.py"]}))
-    (attr,), corpus = opened.prefixes, study.corpus
+    opened, study = open_world(run, Run(folder / "training", "", {"command": ["train.py"]}))
+    (attr,), corpus, cfg = opened.prefixes, study.corpus, opened.cfg
     known = hold_out(corpus.dataset, attr, opened.config["label holdout"], study.seed)
     marks = marks_of(corpus.split.train, len(corpus.numbers))
     labels = labels_for_game({attr: known}, marks, hard=False)
@@ -82,7 +80,7 @@ def train_against(path: Path, run: Path, folder: Path) -> None:
 def line_of(path: Path, run: Path) -> dict:
     """Train a prompt against a hand-in, attack it, and say what came of it; also in a file."""
     began, folder = time.monotonic(), run / "contest" / path.stem
-    (opened, study, cfg), (_, results) = open_world(run), finished(run)
+    (opened, study), (_, results) = open_world(run), finished(run)
     (attr,), corpus = opened.prefixes, study.corpus
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier version
     folder.mkdir(parents=True)
@@ -93,7 +91,7 @@ def line_of(path: Path, run: Path) -> dict:
         refuse(path, f"training took longer than {minutes(LIMIT)} minutes; make it quicker")
     if code:
         sys.exit(code)  # it has said why
-    fill(cfp := CFP(cfg, study.model.cfg), folder / PROMPT, load_tensors(folder / PROMPT))
+    fill(cfp := CFP(opened.cfg, study.model.cfg), folder / PROMPT, load_tensors(folder / PROMPT))
     show("attacking what it leaves")
     attacks = Attacks(opened.held_out, study.seed, study.device)
     line = {"name": path.stem, "seed": study.seed, "tasks": {}}
@@ -140,7 +138,7 @@ def read_lines(paths: list[Path]) -> list[dict]:
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("hand_in", nargs="?", type=Path, help="a file like lab/my_adversary.py")
+    add("hand_in", nargs="?", type=Path, help="a file like the one in the handout")
     add("--run", type=Path, default=Path("runs/lab"), help="what the set-up made (runs/lab)")
     add("--table", nargs="+", type=Path, metavar="LINE", help=f"put these {LINE} files together")
     add("--plot", type=Path, metavar="PNG", help="of --table, the same as a picture (matplotlib)")

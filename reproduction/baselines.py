@@ -453,7 +453,6 @@ def main(argv: list[str] | None = None) -> dict:
         "games": {name: dataclasses.asdict(cfg) for name, cfg in games.items()},
         "base": args.base,
     }
-    config |= {"classes": args.classes} if args.classes else {}
     corpus = make_corpus(dataset, None, P5Config(), args.seed)
     if args.base is not None:  # before anything is written or trained
         check_base(args.base, config)

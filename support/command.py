@@ -95,22 +95,19 @@ def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig
         "cfp": dataclasses.asdict(cfp),
         "mixer": dataclasses.asdict(mixer) if len(attrs) > 1 else None,
     }
-    config |= said_of_data(args)
     if command.resume is not None:
         return Run.resume(command.resume, config)
     return Run(processes.folder_of(args.out), name, config)
 
 
-def said_of_data(args: argparse.Namespace) -> dict:
-    """What config.json says of --classes and --nouns; nothing where they were not given."""
-    given = {"classes": args.classes, "nouns": args.nouns}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def common_config(
     command: list[str], args: argparse.Namespace, dataset: Dataset, device: torch.device
 ) -> dict:
-    """What config.json says of a run of `train.py` and of one of the baselines alike."""
+    """What config.json says of a run of `train.py` and of one of the baselines alike.
+
+    --classes and, where there are prompts, --nouns only if they were given.
+    """
+    about_data = {name: getattr(args, name, None) for name in ("classes", "nouns")}
     return {
         "command": [*map(str, command)],
         "data": args.data,
@@ -120,7 +117,7 @@ def common_config(
         "seed": args.seed,
         "device": device.type,
         "torch": torch.__version__,
-    }
+    } | {name: value for name, value in about_data.items() if value is not None}
 
 
 class Finished(NamedTuple):

@@ -79,9 +79,8 @@ class Tokenizer:
         self.after = [self.eos_id] if is_t5 else []
         # not words of any text
         self.marks = {self.eos_id, *self.before} | ({self.pad_id} if is_t5 else set())
-        self.adds_space = (
-            not is_json or self.model.adds_space
-        )  # in front of a text, as T5 and Llama do
+        # in front of a text, as T5 and Llama do
+        self.adds_space = not is_json or self.model.adds_space
         self.cache: dict[str, tuple[int, ...]] = {}
 
     @property

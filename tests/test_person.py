@@ -23,7 +23,9 @@ def opened(corpus):
         attr: CFP(CFPConfig(prefix_len=3), model.cfg).frozen() for attr in ("gender", "age")
     }
     held_out = {attr: np.zeros(60, dtype=bool) for attr in prefixes}
-    return Opened({}, corpus, model, prefixes, Mixer(MixerConfig(), model.cfg), held_out)
+    return Opened(
+        {}, corpus, model, prefixes, Mixer(MixerConfig(), model.cfg), held_out, CFPConfig()
+    )
 
 
 def test_the_lists_are_the_best_of_what_was_not_met(opened, task):

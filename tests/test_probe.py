@@ -70,7 +70,8 @@ def opened(request, corpus):
     random = random_t5 if request.param == "t5" else random_llama
     model = random(corpus.tokenizer.vocab_size).requires_grad_(False).eval()
     prefix = CFP(CFPConfig(prefix_len=3), model.cfg).frozen()
-    return Opened({}, corpus, model, {"gender": prefix}, None, {"gender": np.zeros(60, dtype=bool)})
+    known = {"gender": np.zeros(60, dtype=bool)}
+    return Opened({}, corpus, model, {"gender": prefix}, None, known, CFPConfig())
 
 
 def test_eq6_by_hand(opened):
@@ -108,7 +109,7 @@ def test_soft_probe_reads_what_is_planted():
         model.embedding.weight[pieces, :4] = torch.from_numpy(8.0 * (2 * planted - 1)).float()[
             :, None
         ]
-        opened = Opened({}, corpus, model, {}, None, {})
+        opened = Opened({}, corpus, model, {}, None, {}, CFPConfig())
         auc.append(
             probe.probe_soft(opened, "gender", None, seed=0, epochs=20)["soft prompt"]["auc"]
         )
