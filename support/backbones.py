@@ -13,18 +13,11 @@ from torch import nn
 from support import processes
 from support.configs import T5Config
 from support.datasets import fingerprint
-from support.files import (
-    enough_memory,
-    refuse,
-    save_tensors,
-    sha256_of,
-    try_folder,
-    write_atomically,
-)
+from support.files import enough_memory, refuse, save_tensors, try_folder, write_atomically
 from support.flags import SCRATCH
 from support.runs import Run, write_json
 from support.tokens import Tokenizer, tokenizer_in
-from support.weights import PUBLISHED, fetch_backbone, public_names, weight_files
+from support.weights import PUBLISHED, fetch_backbone, public_names, weights_fingerprint
 
 SETTINGS = "settings.json"  # beside a P5 backbone that was trained here
 
@@ -103,12 +96,6 @@ def own_memory(model: nn.Module, device: torch.device) -> None:
     # of each in float32 itself, its gradient, AdamW's two means and the best so far
     enough_memory(f"training {n_weights / 1e6:.1f} M weights", 20 * n_weights, device, remedy)
     model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Twelve hex digits that change with any byte of a folder's config or weights."""
-    files = [path for path, _ in weight_files(folder)]
-    return sha256_of(folder / "config.json", *files)[:12]
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from support import processes
-from support.backbones import backbone_folder, weights_fingerprint
+from support.backbones import backbone_folder
 from support.configs import (
     T5_KINDS,
     CFPConfig,
@@ -25,7 +25,7 @@ from support.flags import check_toy_flags, command_to_resume, pick_device, read_
 from support.runs import Run, finished, frozen_in, minutes, noted, place_of, refuse_another
 from support.tokens import Tokenizer, tokenizer_in
 from support.training import forget
-from support.weights import read_config
+from support.weights import read_config, weights_fingerprint
 
 
 class Command(NamedTuple):

@@ -359,6 +359,12 @@ def read_index(path: Path, suffix: str) -> list[tuple[Path, set[str]]]:
     return [(path.parent / name, keys) for name, keys in sorted(shards.items())]
 
 
+def weights_fingerprint(folder: Path) -> str:
+    """Twelve hex digits that change with any byte of a folder's config or weights."""
+    files = [path for path, _ in weight_files(folder)]
+    return sha256_of(folder / "config.json", *files)[:12]
+
+
 def load_bin(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file, as views of a memory map of it; one from before torch 1.6 is copied.
 
