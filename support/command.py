@@ -10,15 +10,7 @@ import torch
 
 from support import processes
 from support.backbones import backbone_folder
-from support.configs import (
-    T5_KINDS,
-    CFPConfig,
-    LlamaConfig,
-    MixerConfig,
-    P5Config,
-    T5Config,
-    config_from,
-)
+from support.configs import CFPConfig, LlamaConfig, MixerConfig, P5Config, T5Config, config_from
 from support.datasets import Dataset, ToyConfig, files_of, fingerprint, load_dataset
 from support.files import InputError, refuse
 from support.flags import check_toy_flags, command_to_resume, pick_device, read_attrs, train_args
@@ -40,13 +32,7 @@ class Command(NamedTuple):
     dataset: Dataset
     folder: Path | None  # of the backbone's weights; None for one from scratch
     kind: str  # of the backbone: "tiny", "tiny-llama", "t5" or "llama", with their relatives
-
-    @property
-    def shape(self) -> T5Config | LlamaConfig:
-        """What a prompt has to fit: the backbone's config, of one from scratch but for its vocabulary."""
-        if self.folder is not None:
-            return config_from(read_config(self.folder))
-        return LlamaConfig(1) if self.kind == "tiny-llama" else T5Config(1)
+    shape: T5Config | LlamaConfig  # its config, of one from scratch but for its vocabulary
 
     @property
     def tasks(self) -> list[str]:
@@ -68,11 +54,12 @@ def read_command(argv: list[str] | None) -> Command:
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy, *said).about(attrs)
     for attr in attrs:
         dataset.labels(attr)  # says so where there is no such attribute
-    folder = backbone_folder(args.backbone)
-    kind = args.backbone
+    folder, kind = backbone_folder(args.backbone), args.backbone
+    shape = LlamaConfig(1) if kind == "tiny-llama" else T5Config(1)
     if folder is not None:
-        kind = "t5" if read_config(folder)["model_type"] in T5_KINDS else "llama"
-    return Command(argv, resume, args, device, attrs, toy, dataset, folder, kind)
+        shape = config_from(read_config(folder))
+        kind = "t5" if isinstance(shape, T5Config) else "llama"
+    return Command(argv, resume, args, device, attrs, toy, dataset, folder, kind, shape)
 
 
 def begin_run(command: Command, p5: P5Config, cfp: CFPConfig, mixer: MixerConfig) -> Run:
