@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from support.configs import LLAMA_KINDS, T5_KINDS, LlamaConfig, T5Config, config_from
-from support.files import InputError, load_tensors, refuse, sha256_of, show, try_folder
+from support.files import InputError, load_tensors, read_object, refuse, sha256_of, show, try_folder
 
 # checkpoint name -> our name; {stack} is encoder or decoder, {i} the layer, {x} each of q, k, v and
 # o, and {last} the feed-forward's place in a layer: 1 in the encoder, 2 in the decoder
@@ -142,15 +142,10 @@ def read_config(folder: Path) -> dict:
     Raises InputError, naming the field, where the model is not one that `model.py` implements.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.exists(path):
         refuse(f"{path} is missing", other_form(folder) or f"is {folder} the folder of a model?")
-    except OSError as error:
-        refuse(path, f"{error.strerror or error}; copy it there again")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); copy it again") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_object(path, f"the model in {folder}", "copy it there again")
+    kind = config.get("model_type")
     if kind not in list(SHAPES):
         why = f"{', '.join(SHAPES)} are implemented"
         refuse(path, f"model_type is {kind!r}; {why}, small ones are {SMALL}")

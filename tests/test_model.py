@@ -560,7 +560,7 @@ WRONG_FOLDERS = {
     ),
     "config not json": (
         *(0, lambda f: (f / "config.json").write_text("{")),
-        *("is not JSON", "config.json"),
+        *("is no JSON", "config.json"),
     ),
     "other model": (
         *(0, lambda f: edit_config(f, model_type="bert")),
