@@ -143,8 +143,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     path = Path(path)
 
-    def refuse(why: str):
-        raise InputError(f"{path}: {why}; not a whole safetensors file, copy it again") from None
+    def refuse(why: str, remedy: str = "not a whole safetensors file, copy it again"):
+        raise InputError(f"{path}: {why}; {remedy}") from None
 
     def no_key_twice(pairs):
         if len(dict(pairs)) != len(pairs):
@@ -160,9 +160,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raw = file.read(length)
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_key_twice)
     except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}; copy the file there or name another folder"
-        ) from None
+        refuse(error.strerror or str(error), "copy the file there or name another folder")
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

@@ -57,13 +57,9 @@ LLAMA_NAMES = {
     "model.layers.{i}.mlp.up_proj.weight": "layers.{i}.ff.up.weight",
     "model.layers.{i}.mlp.down_proj.weight": "layers.{i}.ff.down.weight",
 }
-SHARED_BIAS = {
-    "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.relative_bias.weight"
-}
-OWN_BIAS = {
-    "{stack}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight": "{stack}.layers.{i}."
-    "relative_bias.weight"
-}
+BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+SHARED_BIAS = {"{stack}.block.0." + BIAS: "{stack}.relative_bias.weight"}
+OWN_BIAS = {"{stack}.block.{i}." + BIAS: "{stack}.layers.{i}.relative_bias.weight"}
 # what a model_type has beside that
 MORE_NAMES = {"t5": SHARED_BIAS, "mt5": SHARED_BIAS, "umt5": OWN_BIAS} | {
     "qwen2": {
@@ -118,12 +114,7 @@ IMPLEMENTED = {
 IMPLEMENTED[LlamaConfig] |= dict(partial_rotary_factor=(1.0, None))
 # rope_type -> the numbers that it needs, which are positive
 ROPE = {"default": [], "linear": ["factor"]}
-ROPE["llama3"] = [
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-]
+ROPE["llama3"] = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
 WINDOW = 1024  # tokens: prompts and answers are shorter, so that a sliding window from there on hides nothing
 # field, or type of all others -> what its value is, the types of it in JSON, the lowest, the highest
 RANGES = {
@@ -200,10 +191,8 @@ def read_rope(path: Path, config: dict) -> None:
     slides = config.get("use_sliding_window", config["model_type"] == "mistral")
     window = config.get("sliding_window") if slides else None
     if window is not None and not (type(window) is int and window >= WINDOW):
-        refuse(
-            path,
-            f"sliding_window is {json.dumps(window)[:80]}; implemented is {WINDOW} or more, or null",
-        )
+        why = f"implemented is {WINDOW} or more, or null"
+        refuse(path, f"sliding_window is {json.dumps(window)[:80]}; {why}")
 
 
 def check_fields(path: Path, config: dict) -> None:
@@ -369,9 +358,7 @@ def load_bin(path: Path) -> dict[str, Tensor]:
     """
     if tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 10):
         refuse(path, f"reading a .bin takes torch 2.10, this is {torch.__version__}; update it")
-    is_zip = path.is_file() and zipfile.is_zipfile(
-        path
-    )  # since torch 1.6, and only these can be mapped
+    is_zip = zipfile.is_zipfile(path)  # since torch 1.6, and only these can be mapped
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
