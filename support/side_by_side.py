@@ -33,20 +33,6 @@ class Problems(NamedTuple):
         return self.labels[:, None].expand(-1, rows.shape[1], -1).gather(2, rows)
 
 
-def make_problems(labels: np.ndarray, fold_of: np.ndarray) -> Problems:
-    """A problem for each labelling (g, n) and each of its folds (g, n), which are numbered from 0."""
-    parts, n_folds = [], int(fold_of.max()) + 1
-    for folds in fold_of:
-        for fold in range(n_folds):
-            parts += parts_of(folds, fold)
-    n_train = min(map(len, parts[0::3]))  # the user or two more that some folds have are left out
-    n_fold = max(map(len, parts[1::3]))
-    shape = len(labels), n_folds, -1
-    rows = [np.stack([part[:n_train] for part in parts[0::3]])]
-    rows += [np.stack([np.resize(part, n_fold) for part in parts[k::3]]) for k in (1, 2)]
-    return Problems(torch.from_numpy(labels), *(torch.from_numpy(r).view(shape) for r in rows))
-
-
 def make_folds(labels: np.ndarray, rng: np.random.Generator, n: int = FOLDS) -> np.ndarray:
     """Fold 0 .. n-1 of each user (users,), every class spread evenly over the folds."""
     shuffled = rng.permutation(len(labels))
@@ -73,10 +59,18 @@ def five_folds(labels: np.ndarray, seeds: list[int], tested: np.ndarray | None =
 
     Only `tested` users (n,), all if None, are in a fold; the others are trained on in every problem.
     """
-    rows, fold_of = slice(None) if tested is None else tested, np.full(labels.shape, -1)
-    for folds, of_labels, seed in zip(fold_of, labels, seeds):
-        folds[rows] = make_folds(of_labels[rows], np.random.default_rng([seed, 4]))
-    return make_problems(labels, fold_of)
+    in_folds, parts = slice(None) if tested is None else tested, []
+    for of_labels, seed in zip(labels, seeds):
+        folds = np.full(len(of_labels), -1)
+        folds[in_folds] = make_folds(of_labels[in_folds], np.random.default_rng([seed, 4]))
+        for fold in range(n_folds := int(folds.max()) + 1):
+            parts += parts_of(folds, fold)
+    n_train = min(map(len, parts[0::3]))  # the user or two more that some folds have are left out
+    n_fold = max(map(len, parts[1::3]))
+    shape = len(labels), n_folds, -1
+    rows = [np.stack([part[:n_train] for part in parts[0::3]])]
+    rows += [np.stack([np.resize(part, n_fold) for part in parts[k::3]]) for k in (1, 2)]
+    return Problems(torch.from_numpy(labels), *(torch.from_numpy(r).view(shape) for r in rows))
 
 
 def standardised(features: np.ndarray | Tensor) -> Tensor:
