@@ -39,10 +39,8 @@ class StackPrefix(nn.Module):
         x = self.tokens
         for layer in self.hidden:
             x = torch.tanh(layer(x))
-        out = self.out(x)  # (n, l*2*h*e)
-        return (
-            out.unflatten(1, self.shape).permute(1, 2, 3, 0, 4).unsqueeze(2)
-        )  # (l, 2, 1, h, n, e)
+        out = self.out(x).unflatten(1, self.shape)  # (n, l*2*h*e) -> (n, l, 2, h, e)
+        return out.permute(1, 2, 3, 0, 4).unsqueeze(2)  # (l, 2, 1, h, n, e)
 
 
 class CFP(nn.Module):

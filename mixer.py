@@ -130,9 +130,8 @@ def load_prompt(
     folder: Path, attr: str, cfg: CFPConfig, model: Backbone, frozen: dict[str, str]
 ) -> Prefix:
     """The prompt of an attribute that a run has trained for this model; see `load_part`."""
-    return load_part(
-        CFP(cfg, model.cfg), folder / f"cfp-{attr}.safetensors", model, frozen
-    ).frozen()
+    path = folder / f"cfp-{attr}.safetensors"
+    return load_part(CFP(cfg, model.cfg), path, model, frozen).frozen()
 
 
 def load_mixer(folder: Path, cfg: MixerConfig, model: Backbone, frozen: dict[str, str]) -> Mixer:

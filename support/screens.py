@@ -74,10 +74,9 @@ def table(results: dict) -> str:
                 cells.append(f"{auc} {row['attackers'][attr]['strongest']}")
             rows.append([name, *cells])
         lines += [f"{about(results, task)}{listed} (%)", *aligned(rows)]
+        kept, above = kept_cells(results["after"][task], 1)
         lines += [
-            "  Hit@10 kept: {}; above popularity: {}.".format(
-                *kept_cells(results["after"][task], 1)
-            ),
+            f"  Hit@10 kept: {kept}; above popularity: {above}.",
             f"  AUC, to compare: floor (shuffled labels) {around_half(results['floor'][task][attr])}, "
             f"ceiling (raw history) {percent(*results['ceiling'][attr]['auc'])}.",
             f"  So {VERDICTS[verdict(results, attr, task)].format(attr)}",

@@ -83,10 +83,8 @@ def make_world(seed: int, n_users: int, effect: float = 1.0) -> World:
     series_genre = rng.permutation(np.arange(n_series) % n_genres)
     adjectives, nouns = rng.permutation(ADJECTIVES.split()), rng.permutation(NOUNS.split())
     movies = np.arange(N_MOVIES)
-    titles = [f"{adjectives[i // CHAIN]} {nouns[i // CHAIN]}" for i in movies]
-    titles = [
-        title if i % CHAIN == 0 else f"{title} {i % CHAIN + 1}" for i, title in enumerate(titles)
-    ]
+    part = lambda i: f" {i % CHAIN + 1}" if i % CHAIN else ""
+    titles = [f"{adjectives[i // CHAIN]} {nouns[i // CHAIN]}{part(i)}" for i in movies]
     return World(
         attributes=attributes,
         weights=weights,
