@@ -118,8 +118,7 @@ class Run:
             self.log = (self.folder / "log.txt").open("a", **text)
             self.metrics = (self.folder / "metrics.jsonl").open("a", **text)
         except OSError as error:
-            why = f"{error.strerror}; choose another folder"
-            raise InputError(f"cannot write into {self.folder}: {why}") from None
+            refuse(f"cannot write into {self.folder}", f"{error.strerror}; choose another folder")
         self.began, self.stage = time.monotonic() - seconds, ""
         self.stage_began, self.first_step, self.last_drawn = 0.0, 1, 0.0
         self.open_line = False  # an unfinished progress line stands on the terminal
