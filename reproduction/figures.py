@@ -1,19 +1,22 @@
-"""The figures of the paper from finished runs: their points, as text, and drawn.
+"""The figures of the paper from finished runs: their points, as CSV, and drawn.
 
-Matplotlib is imported where a picture is asked for.
+A picture notes what it was drawn from, so that a test knows when one is stale. Matplotlib is imported where a
+picture is asked for.
 """
 
+import hashlib
 import importlib.util
 import io
 import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 
 from reproduction import report
-from reproduction.report import LETTERS, PROBES, QUALITY, Evidence, Point, number, summarise
+from reproduction.report import LETTERS, VERSIONS, Evidence, Point, common_mark
 from support.files import write_atomically
 
 FIGURES = {  # the title, what is swept, and which points are drawn
@@ -25,51 +28,49 @@ FIGURES = {  # the title, what is swept, and which points are drawn
     "10": ("a soft probing prompt as the discriminator", "prefix length", "soft discriminator"),
     "trade-off": ("recommendations against leak", "lambda", "trade-off"),
 }
-PROBED = {7: "with", 8: "soft", 9: "classifier"}  # of figure 3: tables, and what is drawn of each
+PROBED = {
+    "with": "manual",
+    "soft": "soft",
+    "classifier": "classifier",
+}  # of figure 3: which, as it is named
 
 
 def figure_points(name: str, e: Evidence) -> list[Point]:
     """The points of a figure; figure 3 has one for each probe and attribute, without an x."""
     if name != "3":
         return e.points.get(FIGURES[name][2], [])
-    points = []
-    for table, model in PROBED.items():
-        for k, attr in LETTERS.items():
-            ours, around = e.of(table, model, "", k), (b / 100 for b in e.bounds(table, k))
-            if ours is not None:
-                values = {"AUC": [v / 100 for v in (ours.mean, ours.low, ours.high)]}
-                series = f"{PROBES[table]}, {attr}"
-                points.append(Point(series, math.nan, "sequential", values, *around))
-    return points
+    rows = [row for row in e.rows if row.model in PROBED]
+    named = ((row, k, f"{PROBED[row.model]}, {LETTERS[k]}") for row in rows for k in row.values)
+    return [report.point(*about, math.nan) for about in named]
 
 
-def figure_csv(name: str, e: Evidence) -> str:
-    """A figure's points, percent, two digits."""
+def figure_csv(names: Iterable[str], e: Evidence) -> str:
+    """The points of figures, percent, two digits."""
     rows = []
-    for p in figure_points(name, e):
+    for name, p in ((name, p) for name in names for p in figure_points(name, e)):
         for metric, values in p.values.items():
             around = (p.floor, p.ceiling) if metric == "AUC" else (math.nan, math.nan)
             numbers = [100.0 * v for v in (*values, *around)]
-            rows.append([name, p.series, setting(p), p.task, metric, *numbers])
-    return report.csv_text("figure series x task metric value low high floor ceiling", rows)
+            rows.append([name, p.series, setting(p), p.task, metric, *numbers, VERSIONS[p.mark]])
+    heads = "figure series x task metric value low high floor ceiling version"
+    return report.csv_text(heads, rows)
 
 
 def setting(point: Point) -> str:
     return "" if math.isnan(point.x) else f"{point.x:g}"
 
 
-def figure_markdown(name: str, e: Evidence) -> str:
-    """A figure's points as a table: percent, 95% intervals over users."""
-    points, (title, x, _) = figure_points(name, e), FIGURES[name]
-    metrics = [m for m in (*QUALITY, "AUC") if any(m in p.values for p in points)]
-    cell = lambda v: number(summarise([v] if v else []), interval=True)
-    heads = ["", *([] if name == "3" else [x, "task"]), *metrics, "floor", "ceiling"]
-    rows = []
-    for p in points:
-        cells = [p.series, *([] if name == "3" else [setting(p), p.task])]
-        cells += [cell(p.values.get(m)) for m in metrics]
-        rows.append(cells + report.shown_bounds(100 * p.floor, 100 * p.ceiling))
-    return "\n".join([f"**Figure {name}: {title}** (%)", "", *report.grid(heads, rows), ""])
+def is_shown(name: str, e: Evidence) -> bool:
+    """Whether a figure has something to show: a sweep has two settings at least."""
+    points = figure_points(name, e)
+    swept = len({p.x for p in points if not math.isnan(p.x)}) > 1
+    return bool(points) and (swept or name in ("3", "trade-off"))
+
+
+def drawn_from(name: str, e: Evidence) -> str:
+    """Changes with what is in a picture and with the code that draws it."""
+    text = e.name + figure_csv([name], e) + Path(__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 MARKERS = "os^Dv*PXd<"  # of the series of a panel
@@ -92,8 +93,8 @@ def draw(name: str, e: Evidence, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = ["Hit@1", "AUC"] if "Hit@1" in points[0].values else ["AUC"]
-    panels = ["sequential", "direct"] if trades else panels
+    metrics = [metric for metric in ("Hit@1", "AUC") if metric in points[0].values]
+    panels = ["sequential", "direct"] if trades else metrics
     shape = dict(figsize=(1 + 6 * len(panels), 5.5), squeeze=False, layout="constrained")
     figure, grid = plt.subplots(1, len(panels), **shape)
     for axes, panel in zip(grid[0], panels):
@@ -103,10 +104,11 @@ def draw(name: str, e: Evidence, path: Path) -> None:
             axes.set_title(f"{panel} recommendation, lambda at the intervals", fontsize="medium")
         axes.grid(alpha=0.3, lw=0.6)
         axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    title = f"Figure {name}: {FIGURES[name][0]}\n{e.title}, seed 0, 95% intervals over users"
+    title = f"Figure {name}: {FIGURES[name][0]}{common_mark(p.mark for p in points)}"
+    title += f"\n{e.name}, seed 0, 95% intervals over people"
     figure.suptitle(title, fontsize="medium")
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=70, metadata={"Comment": drawn_from(name, e)})
     plt.close(figure)
     write_atomically(path, content.getvalue())
 

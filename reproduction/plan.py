@@ -25,8 +25,7 @@ from support.weights import read_config
 
 # The groups of tables 1 to 6, which have several seeds for them; all else has seed 0.
 SEVERAL_SEEDS = "prompts", "filters", "adapters", "trivial"
-# Of the paper's halves, what is about MovieLens alone and what about Insurance alone. The toy world,
-# which is neither, stands in for both.
+# Of the paper's halves, what is about MovieLens alone, and the toy world with it, and what about Insurance.
 MOVIELENS_ONLY = "table 5", "table 14", "figure 6", "figure 8"
 INSURANCE_ONLY = "table 6", "table 15", "figure 7", "figure 9"
 
@@ -154,12 +153,8 @@ def jobs_of(wanted: list[str], w: World, seeds: int) -> list[Job]:
 
 def everything(w: World) -> list[str]:
     """All tables and figures that are about this data set."""
-    return [name for name in NEEDS if w.data == "toy" or belongs(name, w.data)]
-
-
-def belongs(name: str, data: str) -> bool:
-    """Whether a table or figure is about this data set; of the toy world's figures, one of each pair."""
-    return name not in (INSURANCE_ONLY if HALF[data] == "MovieLens" else MOVIELENS_ONLY)
+    other = INSURANCE_ONLY if HALF[w.data] == "MovieLens" else MOVIELENS_ONLY
+    return [name for name in NEEDS if name not in other]
 
 
 class Found(NamedTuple):

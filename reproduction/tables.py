@@ -3,7 +3,7 @@
 The command starts the runs of `train.py` and `baselines.py` that a table needs and that are not in runs/ yet,
 goes on with those that were interrupted, and puts the paper's numbers and ours side by side into
 runs/reproduce/. `results` adds what the runs say to records/, which can be published, and writes RESULTS.md
-from there.
+from there, with the numbers in CSV files and the figures as pictures beside it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from reproduction import claims, figures, plan, report
+from reproduction import claims, figures, plan, published, report
 from reproduction.plan import NEEDS, Found, Job, World
 from reproduction.report import Evidence, gather
 from support import files
@@ -104,32 +104,28 @@ def carry_out(planned: list[tuple[Job, Found | None]]) -> dict[str, str]:
     return failed
 
 
-def texts_of(name: str, e: Evidence) -> dict[str, str]:
-    """The texts of a table or a figure, by file ending; {} for a figure without points."""
-    kind, number = name.split(" ")
-    if kind == "table":
-        table = int(number)
-        return {".md": report.table_markdown(table, e), ".csv": report.table_csv(table, e)}
-    if not figures.figure_points(number, e):
-        return {}
-    return {".md": figures.figure_markdown(number, e), ".csv": figures.figure_csv(number, e)}
-
-
 def write_out(wanted: list[str], e: Evidence, folder: Path) -> list[Path]:
-    """Write tables and figures: without runs a table has ours blank, and a figure is left out."""
-    written = []
+    """Write tables and figures: a table has what was run, and a figure without points is left out."""
+    texts = {}
     for name in wanted:
-        path, texts = folder / name.replace(" ", "-"), texts_of(name, e)
-        for ending, text in texts.items():
-            write_atomically(path.with_suffix(ending), text.encode())
-        if name.startswith("figure") and texts and figures.can_draw():
-            figures.draw(name.split(" ")[1], e, path.with_suffix(".png"))
-            texts[".png"] = ""
-        written += [path.with_suffix(ending) for ending in texts]
-    return written
+        (kind, number), path = name.split(" "), folder / name.replace(" ", "-")
+        if kind == "table":
+            doubt = published.DOUBTS.get(int(number))
+            text = f"{report.table_markdown(int(number), e)}\n{report.protocol(e)}\n"
+            texts[path.with_suffix(".md")] = text + (f"\nIn the paper: {doubt}\n" if doubt else "")
+            texts[path.with_suffix(".csv")] = report.table_csv([int(number)], e)
+        elif figures.figure_points(number, e):
+            texts[path.with_suffix(".csv")] = figures.figure_csv([number], e)
+    for path, text in texts.items():
+        write_atomically(path, text.encode())
+    drawn = [path for path in texts if path.name.startswith("figure") and figures.can_draw()]
+    for path in drawn:
+        figures.draw(path.stem.removeprefix("figure-"), e, path.with_suffix(".png"))
+    return [*texts, *(path.with_suffix(".png") for path in drawn)]
 
 
-RECORDS, RESULTS = Path("reproduction/records"), Path("reproduction/RESULTS.md")
+HERE = Path("reproduction")
+RECORDS, RESULTS = HERE / "records", HERE / "RESULTS.md"
 
 
 def keep_records() -> int:
@@ -153,40 +149,68 @@ def keep_records() -> int:
     return written
 
 
-def results_markdown() -> str:
-    """RESULTS.md, from what is in records/: the same files give the same bytes."""
+def all_results() -> tuple[dict[Path, str], dict[Path, tuple[str, Evidence]]]:
+    """RESULTS.md and its CSV files by path, and of each of its pictures the figure and what it is drawn from.
+
+    All is from records/: the same files give the same text. Raises InputError where there are none.
+    """
     every = [gather(w, plan.ANY_SEEDS, False, RECORDS) for w in plan.worlds(RECORDS)]
     every = [e for e in every if e.runs]
     if not every:
         hint = "python -m reproduction.tables all"
         raise InputError(f"results: there is no finished run in runs/ yet; {hint}")
+    doubts = "\n".join(f"- Table {n}: {doubt}" for n, doubt in published.DOUBTS.items())
     head = Path(__file__).with_name("results_head.md").read_text(encoding="utf-8")
-    parts = [head.format(claims=claims.claims_markdown(every))]
+    parts = [head.format(claims=claims.claims_markdown(every), doubts=doubts).rstrip()]
+    texts, pictures = {}, {}
     for e in every:
-        parts.append(f"\n## {e.title}\n\n{runs_markdown(e)}\n")
-        for name in plan.everything(World(e.data)):
-            if name.startswith("table"):
-                shown = any(x.ours for x in report.entries(int(name.split(" ")[1]), e))
-            else:
-                shown = plan.belongs(name, e.data)
-            if shown and (texts := texts_of(name, e)):
-                parts.append("\n" + texts[".md"])
-    return "".join(parts).rstrip("\n") + "\n"
+        stem, names = f"{e.data}{plan.tag(e.t5)}", plan.everything(World(e.data))
+        about = (int(name.split(" ")[1]) for name in names if name.startswith("table"))
+        tables = [n for n in about if any(ours for _, ours in report.entries(n, e).values())]
+        drawn = [n for n in figures.FIGURES if f"figure {n}" in names and figures.is_shown(n, e)]
+        texts_of = report.table_csv(tables, e), figures.figure_csv(drawn, e), runs_csv(e)
+        csvs = dict(zip(("tables", "figures", "runs"), texts_of))
+        texts |= {HERE / "numbers" / f"{stem}-{what}.csv": text for what, text in csvs.items()}
+        links = ", ".join(f"[{what}](numbers/{stem}-{what}.csv)" for what in csvs)
+        parts.append(f"## {e.name}{e.mark if e.mark == report.EARLIER else ''}")
+        parts.append(f"{report.protocol(e)} All numbers, and the commands behind them: {links}.")
+        parts += [report.table_markdown(n, e).rstrip() for n in tables if n not in report.PROBES]
+        paths = {n: f"pictures/{stem}-figure-{n}.png" for n in drawn}
+        pictures |= {HERE / path: (n, e) for n, path in paths.items()}
+        images = (f"![figure {n}: {figures.FIGURES[n][0]}]({path})" for n, path in paths.items())
+        if drawn:
+            command = report.command_of("figure N", e)
+            parts += [f"**Figures {', '.join(drawn)}.** {command}", "\n".join(images)]
+    texts[RESULTS] = "\n\n".join(parts) + "\n"
+    return texts, pictures
 
 
-def runs_markdown(e: Evidence) -> str:
-    """The commands behind a data set's numbers with seeds, minutes and hardware."""
-    by_command: dict[str, list[dict]] = {}
-    for command, results, of_today in e.runs:
-        mark = "" if of_today else " (an earlier version)"
-        by_command.setdefault(f"`{' '.join(plain(command))}`{mark}", []).append(results)
+def write_results() -> list[Path]:
+    """Write RESULTS.md, its CSV files and the pictures that are stale or not there. Returns what it wrote."""
+    texts, pictures = all_results()
+    is_drawn = lambda path, mark: path.exists() and mark.encode() in path.read_bytes()
+    stale = [path for path, of in pictures.items() if not is_drawn(path, figures.drawn_from(*of))]
+    for folder in {path.parent for path in (*texts, *pictures)}:
+        files.try_folder(folder)
+    for path, text in texts.items():
+        write_atomically(path, text.encode())
+    show(f"RESULTS.md and {len(texts) - 1} CSV files are written from {RECORDS}/")
+    if stale and not figures.can_draw():
+        show(f"{len(stale)} pictures are stale; they need matplotlib: pip install matplotlib")
+        return list(texts)
+    for path in stale:
+        figures.draw(*pictures[path], path)
+        show(f"{path} is drawn")
+    return [*texts, *stale]
+
+
+def runs_csv(e: Evidence) -> str:
+    """The runs behind a data set's numbers: command, seed, minutes, hardware, version."""
     rows = []
-    for command, alike in by_command.items():
-        seeds = ", ".join(str(results["seed"]) for results in alike)
-        took = ", ".join(f"{results['seconds'] / 60:.1f}" for results in alike)
-        on = sorted({results.get("hardware", "not noted") for results in alike})
-        rows.append([command, seeds, took, "; ".join(on)])
-    return "\n".join(report.grid(["command", "seeds", "minutes", "hardware"], rows))
+    for command, results, mark in e.runs:
+        about = results["seed"], results["seconds"] / 60, results.get("hardware", "not noted")
+        rows.append([" ".join(plain(command)), *about, report.VERSIONS[mark]])
+    return report.csv_text("command seed minutes hardware version", rows)
 
 
 def plain(command: list[str]) -> list[str]:
@@ -219,16 +243,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def asked(what: list[str], data: str) -> list[str]:
     """The keys of NEEDS that are asked for. Raises InputError where there is no such table or figure."""
     name, names = " ".join(what), plan.everything(World(data))
-    if name == "all":
-        return names
-    if name in names:
-        return [name]
+    if name == "all" or name in names:
+        return names if name == "all" else [name]
     if name in NEEDS:
         about = "Insurance" if name in plan.INSURANCE_ONLY else "MovieLens"
         raise InputError(f"{name} is not about {data}; the paper has it for {about}")
-    if what[0] == "figure":
-        raise InputError(f"{name}: the figures with results are {', '.join(figures.FIGURES)}")
-    raise InputError(f"{name}: there is table 1 to 15, figure N, all and results")
+    raise InputError(f"{name}: there is table 1 to 15, figure 3, 6 to 10, trade-off, all, results")
 
 
 def world_of(args: argparse.Namespace) -> World:
@@ -248,12 +268,10 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if args.given or args.dry_run:
             flag = min([*args.given, *["--dry-run"] * args.dry_run])
             raise InputError(f"results {flag}: changes nothing here; leave it out")
-        for folder in RECORDS, RESULTS.parent:
-            files.try_folder(folder)
+        files.try_folder(RECORDS)
         written = keep_records()
-        write_atomically(RESULTS, results_markdown().encode())
-        show(f"{written} files written into {RECORDS}/ from runs/, and RESULTS.md from {RECORDS}/")
-        return [RESULTS]
+        show(f"{written} files written into {RECORDS}/ from runs/")
+        return write_results()
     w = world_of(args)
     wanted = asked(args.what, w.data)
     pick_device(args.device)  # says so where it is not to be had
@@ -269,9 +287,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     show(show_plan(planned, about))
     if args.dry_run:
         return []
-    load_dataset(
-        w.data, w.data_dir
-    )  # says so where files are missing; downloads ml-1m for all runs
+    # says so where files are missing; downloads ml-1m for all runs
+    load_dataset(w.data, w.data_dir)
     files.try_folder(w.folder)
     held = files.lock(w.folder)  # two of these would start the same runs
     began = time.monotonic()
@@ -281,14 +298,13 @@ def main(argv: list[str] | None = None) -> list[Path]:
         raise files.Interrupted("the same command goes on with what is not finished") from None
     written = write_out(wanted, gather(w, seeds), w.folder)
     held.close()
-    for path in written if len(wanted) == 1 else ():
-        if path.suffix == ".md":
-            show("\n" + path.read_text(encoding="utf-8"))
+    if len(wanted) == 1 and written[:1] and written[0].suffix == ".md":
+        show("\n" + written[0].read_text(encoding="utf-8"))
     show(f"{minutes(time.monotonic() - began)}; {len(written)} files are in {w.folder}")
     if failed:
         name, why = next(iter(failed.items()))
-        some = f"{len(failed)} of {len(planned)}"
-        raise InputError(f"{some} failed and are left blank; {name}: {why}")
+        count = f"{len(failed)} of {len(planned)}"
+        raise InputError(f"{count} failed and are left out; {name}: {why}")
     return written
 
 
