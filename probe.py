@@ -12,7 +12,7 @@ import support  # noqa: F401, I001 (before torch; see there)
 import copy
 import dataclasses
 from functools import partial
-from typing import Callable, Iterable
+from typing import Callable
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from cfp import CFP, Game, MLPs, mean_user_state, read_user_tokens, step
 from data import (
-    TASKS,
     Asked,
     Corpus,
     Example,
@@ -424,17 +423,17 @@ def class_scores(
     corpus, model, rows = opened.corpus, opened.model, []
     answers, device = [class_answers(corpus, attr)], next(model.parameters()).device
     for batch in np.array_split(users, -(-len(users) // batch_size)):
-        encoded = model.encode(*as_batch(corpus, batch, map(text_of, batch), device), prefix)
+        encoded = model.encode(*as_batch(corpus, batch, text_of, device), prefix)
         rows.append(score_candidates(model, encoded, answers).cpu().numpy())
     return np.concatenate(rows)
 
 
 def as_batch(
-    corpus: Corpus, users: np.ndarray, texts: Iterable[str], device: torch.device
+    corpus: Corpus, users: np.ndarray, text_of: Callable[[int], str], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """A text about each user as ids and mask (b, s)."""
-    encode = lambda user, text: encode_prompt(text, user + 1, corpus.tokenizer)
-    examples = [Example(user, *encode(user, text), -1) for user, text in zip(users, texts)]
+    encode = lambda user: encode_prompt(text_of(user), user + 1, corpus.tokenizer)
+    examples = [Example(user, *encode(user), -1) for user in users]
     batch = collate(corpus, examples, device)
     return batch.input_ids, batch.mask
 
@@ -498,11 +497,6 @@ def soft_text(corpus: Corpus, user: int) -> str:
     return f"User user_{user + 1} has {verb} {plural} {history_of(corpus, user)}."
 
 
-def soft_batch(corpus: Corpus, users: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """These texts as ids and mask (b, s)."""
-    return as_batch(corpus, users, [soft_text(corpus, user) for user in users], device)
-
-
 def answer_tokens(corpus: Corpus, attr: str, device) -> Tensor:
     """The answer that names each class, token ids (c, y) filled up with NO_TOKEN."""
     answers = class_answers(corpus, attr)
@@ -544,7 +538,7 @@ def probe_soft(
     for epoch in range(epochs):
         set_rates(optimizer, 1 - epoch / epochs)
         for users in np.array_split(rng.permutation(train), -(-len(train) // 64)):
-            ids, mask = soft_batch(corpus, users, device)
+            ids, mask = as_batch(corpus, users, text_of, device)
             loss = soft_loss(model, after(prefix, soft), ids, mask, answer_ids[labels[users]])
             step(optimizer, loss)
         with torch.no_grad():
@@ -566,7 +560,7 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
     corpus, found = opened.corpus, {}
     users = people_with(corpus, "test")
     labels, tested = corpus.dataset.labels(attr)[users], whom(opened.unseen(attr), users)
-    for task in TASKS:
+    for task in opened.config["tasks"]:
         states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
         attacked = attack(states, labels, ["seven-layer MLP"], seed, tested=tested)
         found[f"classifier, {task} prompts"] = {
@@ -628,7 +622,8 @@ class SoftGame(Game):
         (prefix,), losses = u_emb, []
         for k, soft in self.adversary[attrs].items():
             known = self.labels[k][users].any(1)
-            texts = soft_batch(self.study.corpus, users[known.cpu().numpy()], self.study.device)
+            corpus, asked = self.study.corpus, users[known.cpu().numpy()]
+            texts = as_batch(corpus, asked, partial(soft_text, corpus), self.study.device)
             answers = self.answers[k][self.labels[k][users][known].argmax(1)]
             losses.append(soft_loss(self.study.model, after(prefix, soft), *texts, answers))
         return torch.stack(losses).unsqueeze(1)

@@ -9,16 +9,19 @@ attribute and the mixer of section 4.1, for any choice of them. `python train.py
 
 import support  # noqa: F401, I001 (before torch; see there)
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cfp import CFP, Game, forward, step, u_emb_of
 from data import (
     TASKS,
     Corpus,
+    Example,
     collate,
     has_several_answers,
     hold_out,
@@ -44,19 +47,21 @@ from support.flags import DTYPES, settings
 from support.runs import Run, has_prompt, save_array
 from support.screens import combinations_table, describe, table
 from support.tokens import Tokenizer, tokenizer_in
-from support.training import GameTraining, Training, p5_optimizer, set_rates
+from support.training import GameTraining, Training, in_parts, p5_optimizer, set_rates
 
 
-def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run) -> None:
-    """Train all weights of `model` on direct and sequential prompts, in place; keep the best.
+def train_p5(
+    corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run, parts: int = 1
+) -> None:
+    """Train all weights of `model` on the prompts of the tasks that it is for, in place; keep the best.
 
     Every training interaction is as likely to be the answer as any other; but a direct prompt without
     candidates is the same for all items of a user: every user is as likely, and all items are answers.
     The validation items of at most 500 users say which weights are kept and when it ends: mean Hit@10.
+    A batch goes through the model in so many `parts`; see `in_parts`.
     """
     rng, device = np.random.default_rng([seed, 5]), next(model.parameters()).device
     optimizer = p5_optimizer(model, cfg)
-    sizes = {"sequential": cfg.sequential_batch, "direct": cfg.direct_batch}
     positions = {task: positions_of(corpus, task) for task in TASKS}
     enough_answers(corpus.dataset, positions["sequential"][0])
     asked = positions["direct"][0]
@@ -64,26 +69,30 @@ def train_p5(corpus: Corpus, model: Backbone, cfg: P5Config, seed: int, run: Run
     up_to /= up_to[-1]
     judges = np.sort(rng.permutation(people_with(corpus, "valid"))[:500])
     training = Training(run, "P5", cfg, dict(model=model, optimizer=optimizer), rng)
+
+    def loss_of(task: str, examples: list[Example]) -> Tensor:
+        batch = collate(corpus, examples, device, task)
+        encoded = model.encode(batch.input_ids, batch.mask)
+        return target_loss(model, encoded, batch.target_ids, batch.first_ids)
+
     for number in training.steps():
         model.train()
-        losses = {}
-        for task, size in sizes.items():
+        losses, loss = {}, 0.0
+        for task, (size, share) in cfg.tasks.items():
             users, items = positions[task]
             if has_several_answers(corpus, task):
                 rows = np.searchsorted(up_to, rng.random(size), side="right")
             else:
                 rows = rng.integers(len(users), size=size)
             examples = [training_example(corpus, task, users[r], items[r], rng) for r in rows]
-            batch = collate(corpus, processes.own(examples), device, task)
-            encoded = model.encode(batch.input_ids, batch.mask)
-            losses[task] = target_loss(model, encoded, batch.target_ids, batch.first_ids)
-        loss = cfg.direct_share * losses["direct"] + (1 - cfg.direct_share) * losses["sequential"]
+            losses[task] = in_parts(partial(loss_of, task), processes.own(examples), parts)
+            loss += share * losses[task]
         set_rates(optimizer, min(number / cfg.warmup, (cfg.steps - number + 1) / cfg.steps))
         step(optimizer, loss, cfg.max_norm)
-        run.progress("P5", number, cfg.steps, **{task: losses[task].item() for task in TASKS})
+        run.progress("P5", number, cfg.steps, **{task: nll.item() for task, nll in losses.items()})
         if training.time_to_validate():
             model.eval()
-            hits = [validation_hit(model, corpus, task, judges) for task in TASKS]
+            hits = [validation_hit(model, corpus, task, judges) for task in cfg.tasks]
             training.keep_best(model, np.mean(hits))
     model.load_state_dict(training.best)
 
@@ -110,7 +119,7 @@ def p5_backbone(command: Command, p5: P5Config, run: Run) -> tuple[Corpus, Backb
     what = f"a {type(model).__name__} of {n / 1e6:.2f} M parameters {place.origin}"
     run.say(f"P5 backbone: training {what} into {place.folder}")
     run.frozen = {"tokenizer": tokenizer.fingerprint}
-    train_p5(corpus, model.to(device), p5, seed, run)
+    train_p5(corpus, model.to(device), p5, seed, run, command.args.p5_parts)
     place.fill(model, tokenizer)
     return corpus, model.to(DTYPES[command.args.dtype]), place.folder
 

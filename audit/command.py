@@ -43,7 +43,10 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
     opened = open_run(args.run, torch.device("cpu"))
     hide = tuple(opened.prefixes) if args.hide is None else to_hide(args.hide, opened)
     if args.user is not None:
-        task = args.task or opened.config["tasks"][0]
+        task, *others = opened.config["tasks"]
+        if args.task not in (None, task, *others):
+            refuse(f"--task {args.task}", f"P5 of {args.run} is for {task} alone; leave it out")
+        task = args.task or task
         found = person.compare(opened, args.user, hide, task, args.top or 10, args.seed)
         show(person.comparison(found))
         return found

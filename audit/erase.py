@@ -12,7 +12,7 @@ from typing import Callable
 import numpy as np
 import torch
 
-from data import TASKS, Asked, Batch, people_with
+from data import Asked, Batch, people_with
 from evaluate import held_out_ranks
 from mixer import Opened, open_run
 from model import T5, Encoded
@@ -76,7 +76,7 @@ def erased(opened: Opened, attr: str, seed: int) -> dict:
     users = people_with(opened.corpus, "test")
     labels, found = opened.corpus.dataset.labels(attr)[users], {}
     half = first_half(labels, seed)
-    for task in TASKS:
+    for task in opened.config["tasks"]:
         states, both = user_states(opened.model, Asked(opened.corpus, task, "test", users)), []
         for fitted, rest in (half, ~half), (~half, half):
             erase = leace(states[fitted], labels[fitted])

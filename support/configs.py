@@ -138,7 +138,7 @@ class P5Config:
     sequential_batch: int = flag(
         64, "sequential prompts per step of P5's training", spelled="p5-sequential-batch"
     )
-    direct_share: float = 0.5  # of the direct prompts in the loss
+    direct_share: float = 0.5  # of the direct prompts in the loss; 0 or 1 for one task alone
     lr: float = 1e-3  # AdamW
     # A user's token is met far more rarely than any other weight is used. With one rate for all it
     # stays empty, and what is known about the user never gets into it. An item's row in an untied
@@ -152,6 +152,13 @@ class P5Config:
     window: int = flag(8, "items of history in a sequential prompt")
     max_tokens: int = 512  # of a prompt
     prompt_candidates: int = flag(0, "listed in a direct prompt; the paper's 100, or 0", count)
+
+    @property
+    def tasks(self) -> dict[str, tuple[int, float]]:
+        """Task -> (prompts per step, share of the loss), of those that it is trained for."""
+        direct = {"direct": (self.direct_batch, self.direct_share)}
+        tasks = {"sequential": (self.sequential_batch, 1 - self.direct_share)} | direct
+        return {task: each for task, each in tasks.items() if each[1] > 0}
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ def train_args(argv: list[str]) -> argparse.Namespace:
     text = "the paper's T = 10, R = 20, seven layers, .."
     add("--paper-schedule", action="store_true", help=text)
     tasks = ["both", "sequential", "direct"]
-    add("--task", default="both", choices=tasks, help="what it serves (both)")
+    text = "what P5 is trained for, what is hidden and measured (both)"
+    add("--task", default="both", choices=tasks, help=text)
     add_run_flags(parser)
     text = "words of the prompts, such as restaurants,restaurant,visited,visit (movies; insurance)"
     parser.add_argument_group("prompts").add_argument("--nouns", type=four_words, help=text)
@@ -185,6 +186,9 @@ def train_args(argv: list[str]) -> argparse.Namespace:
     group.add_argument("--dtype", default="fp32", choices=DTYPES, help="of the frozen one (fp32)")
     text = "train the P5 backbone even if there is one already"
     group.add_argument("--retrain", action="store_true", help=text)
+    text = "parts that a batch of P5's training is computed in, one after the other: less memory, a third "
+    text += "more time, the same step (1)"
+    group.add_argument("--p5-parts", type=at_least(1), default=1, help=text)
     add_flags(group, P5Config)
     return parser.parse_args(argv)
 
@@ -243,14 +247,21 @@ def settings(
         mixer = {name: prompt[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}
     p5 = P5_FOR[data] | P5_ON.get(kind, {}) | flags_given(args, P5Config)
     one_answer = dict(direct_batch=128) if p5.get("prompt_candidates") else {}  # to each list
-    p5 = P5Config(**one_answer | p5)
+    alone = {} if args.task == "both" else dict(direct_share=float(args.task == "direct"))
+    for task in {"sequential", "direct"} - {args.task} if alone else ():
+        if f"{task}_batch" in flags_given(args, P5Config):
+            refuse(
+                f"--p5-{task}-batch", f"P5 is trained for --task {args.task} alone; leave one out"
+            )
+    p5 = P5Config(**one_answer | p5 | alone)
     cfp = CFPConfig(**prompt | given)
     mixer = MixerConfig(**mixer | flags_given(args, MixerConfig))
     if p5.steps == 0 and args.backbone in SCRATCH:
         why = f"--backbone {args.backbone} knows nothing before training; 1 at least"
         refuse("--p5-steps 0", why)
-    if p5.steps == 0 and args.retrain:
-        refuse("--retrain", "nothing is trained with --p5-steps 0; leave one of the two out")
+    for name, value in ("--retrain", args.retrain), ("--p5-parts", args.p5_parts > 1):
+        if p5.steps == 0 and value:
+            refuse(name, "nothing is trained with --p5-steps 0; leave one of the two out")
     if p5.prompt_candidates > 100:
         refuse(f"--prompt-candidates {p5.prompt_candidates}", "there are 100 at most")
     hard = args.paper_schedule or cfp.discriminator == "soft"  # labels, not what histories tell

@@ -10,12 +10,13 @@ import os
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterator, NoReturn
+from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from support.files import InputError, read_safetensors, refuse, save_tensors
 from support.runs import Run, refuse_another
@@ -44,6 +45,19 @@ def p5_optimizer(model: torch.nn.Module, cfg) -> Optimizer:
     of_tables = dict(lr=cfg.embedding_lr, weight_decay=cfg.embedding_decay)
     groups = [dict(params=tables) | of_tables, dict(params=others, lr=cfg.lr)]
     return torch.optim.AdamW(groups, betas=(0.8, 0.98), weight_decay=0.01, fused=True)
+
+
+def in_parts(loss_of: Callable[[list], Tensor], examples: list, n: int) -> Tensor:
+    """`loss_of` a batch's examples, a mean over them, in the memory that one of `n` parts takes.
+
+    With several parts nothing of a part is kept but its loss: where its gradient is wanted it is computed
+    again (`torch.utils.checkpoint`), which takes a third more time. The step is that of the whole batch.
+    """
+    if n == 1:
+        return loss_of(examples)
+    parts = [part for i in range(n) if (part := examples[i::n])]
+    losses = [len(part) * checkpoint(loss_of, part, use_reentrant=False) for part in parts]
+    return sum(losses) / len(examples)
 
 
 def refuse_astray(optimizer: Optimizer, loss: Tensor, norm: Tensor) -> NoReturn:

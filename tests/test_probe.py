@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_eq6_by_hand(opened):
     """Minus the sum of the log-probabilities of the answer's tokens, given input and prompt."""
     torch.manual_seed(0)
     soft = probe.soft_prompt(opened.model.cfg, length=4)()
-    ids, mask = probe.soft_batch(opened.corpus, np.array([3, 9]), "cpu")
+    ids, mask = probe.as_batch(
+        opened.corpus, np.array([3, 9]), partial(probe.soft_text, opened.corpus), "cpu"
+    )
     answers = probe.class_answers(opened.corpus, "gender")
     longest = max(map(len, answers))
     padded = [[*answer, *[NO_TOKEN] * (longest - len(answer))] for answer in answers]
@@ -215,7 +218,7 @@ def test_a_soft_prompt_is_a_discriminator_too(dataset, corpus, model, tmp_path):
     # L_dis of Algorithm 1 is Eq. 6 through the prefix: the answer's tokens, in the model's own words
     users = np.arange(4)
     answers = probe.answer_tokens(corpus, "gender", "cpu")
-    asked = probe.soft_batch(corpus, users, "cpu")
+    asked = probe.as_batch(corpus, users, partial(probe.soft_text, corpus), "cpu")
     with torch.no_grad():
         given = cfp.frozen()
         found = probe.soft_loss(model, probe.after(given, soft), *asked, answers[classes[users]])

@@ -1,6 +1,7 @@
 """The command: from a user's line to the table, and from a user's mistake to one line."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from commands import begin, command
 from conftest import random_t5, write_miniature
 
+import data
 import train
 from audit import command as audit_command
 from model import load_backbone
@@ -20,6 +22,7 @@ from support import flags
 from support.configs import CFPConfig, MixerConfig, P5Config
 from support.files import InputError, load_tensors, run_command
 from support.runs import Run, place_of
+from support.training import in_parts
 
 ROOT = Path(__file__).parent.parent
 TINY_RUN = "--attr gender --toy-users 60 --p5-steps 6 --epochs 2 --batch-size 20 --prefix-len 4"
@@ -279,6 +282,61 @@ def test_p5_ends_when_validation_has_stopped_rising(corpus, tmp_path, monkeypatc
     train.train_p5(corpus, model, cfg, 0, run)
     assert len(weights) == 2 * 4 and torch.equal(model.embedding.weight, weights[2])
     assert "validation stopped rising, 8 steps were enough" in (tmp_path / "r/log.txt").read_text()
+
+
+@pytest.mark.parametrize("task", ["sequential", "direct"])
+def test_p5_for_one_task_meets_no_other_prompts(corpus, tmp_path, monkeypatch, task):
+    p5, _, _ = settings(f"--attr gender --task {task} --p5-{task}-batch 4 --p5-steps 4")
+    assert list(p5.tasks) == [task] and p5.tasks[task] == (4, 1.0)
+    met, looked_at = [], []
+
+    def training_example(corpus, task, *where):
+        met.append(task)
+        return data.training_example(corpus, task, *where)
+
+    monkeypatch.setattr(train, "training_example", training_example)
+    monkeypatch.setattr(
+        train, "validation_hit", lambda m, c, task, judges: looked_at.append(task) or len(looked_at)
+    )
+    run = Run(tmp_path / "r", "x", {"command": ["x"]})
+    train.train_p5(corpus, random_t5(corpus.tokenizer.vocab_size), p5, 0, run)
+    assert len(met) == 4 * 4 and {*met, *looked_at} == {task}
+    other = "direct" if task == "sequential" else "sequential"
+    with pytest.raises(InputError) as mistake:
+        settings(f"--attr gender --task {task} --p5-{other}-batch 4")
+    why = f"--p5-{other}-batch: P5 is trained for --task {task} alone; leave one out"
+    assert str(mistake.value) == why
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 7, 20])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(n_parts):
+    """Also where its parts are not of one size, with dropout off; each is computed twice."""
+    x, weight, sizes = torch.randn(7, 5), torch.randn(5, requires_grad=True), []
+
+    def loss_of(rows: list[int]) -> torch.Tensor:
+        sizes.append(len(rows))
+        return (x[rows] @ weight).square().mean()
+
+    whole = in_parts(loss_of, [*range(7)], 1)
+    (expected,) = torch.autograd.grad(whole, weight)
+    sizes.clear()
+    loss = in_parts(loss_of, [*range(7)], n_parts)
+    (found,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(found, expected)
+    assert sum(sizes) == 2 * 7 and max(sizes) == math.ceil(7 / n_parts)
+
+
+def test_dropout_in_a_part_is_the_same_when_it_is_computed_again():
+    weight, drawn = torch.ones(50, requires_grad=True), []
+
+    def loss_of(rows: list[int]) -> torch.Tensor:
+        drawn.append(torch.nn.functional.dropout(weight, 0.5))
+        return drawn[-1].sum()
+
+    (found,) = torch.autograd.grad(in_parts(loss_of, [0, 1], 2), weight)
+    assert len(drawn) == 4 and not torch.equal(drawn[0], drawn[1])
+    torch.testing.assert_close(found, (drawn[0] + drawn[1]).detach() / 2)
 
 
 def test_runs_get_a_folder_each(tmp_path):
