@@ -11,14 +11,19 @@ import torch
 
 from audit.erase import first_half, leace
 from audit.surfaces import SURFACES, catalogue_ranks, gains, surfaces, top10, unmet
-from data import Asked, Corpus, marks_of, people_with
-from evaluate import held_out_ranks, popularity, popularity_ranks
+from data import Asked, Corpus, marks_of, met_before, people_with
+from evaluate import candidate_ranks, held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
 from probe import ATTACKERS, SHUFFLES, attack, floor, raw_history, whom
+from support import toy
+from support.datasets import ToyConfig
 from support.files import show
 from support.hits import hits, interval_over_users, kept, triple
 from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent
+
+IDEAL = "who knows each preference"
+IDEALS = ("before", IDEAL), ("after", "  without what the attribute does to it")
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
@@ -39,10 +44,32 @@ def usefulness(ranks: np.ndarray, labels: np.ndarray, classes: list[str], seed: 
     return found | {"gap": max(by_class.values()) - min(by_class.values())}
 
 
+def ideal_ranks(config: dict, asked: Asked, attr: str) -> dict[str, np.ndarray]:
+    """Ranks (users,) by the equations of the toy world of a run, of whoever knows everybody's preference.
+
+    "before" with all of it, "after" without what `attr` does to it: in another class a user would get the
+    same list (definition 2.1), and nothing else is lost. So much has to be paid even by who is told each
+    user's class; a yardstick beside a prompt's figures, no bound of them, since P5 knows less.
+    """
+    cfg, found = ToyConfig(**config["toy"]), {}
+    world = toy.make_world(config["seed"], cfg.users, cfg.effect)
+    for when, without in ("before", ""), ("after", attr):
+        scores = toy.lasting_scores(world, without)[asked.users]
+        if asked.task == "sequential":
+            last = [met_before(asked.corpus, user, "test")[-1] for user in asked.users]
+            toy.add_what_follows(world, scores, np.array(last))
+        found[when] = candidate_ranks(asked, scores)
+    return found
+
+
 def utility(
-    model: Backbone, asked: Asked, prefixes: dict, scores: dict, attr: str, seed: int
+    opened: Opened, asked: Asked, prefixes: dict, scores: dict, attr: str, seed: int
 ) -> dict:
-    """`usefulness` without and with the prompt, what it keeps, whose rank among candidates it changes."""
+    """`usefulness` without and with the prompt, what it keeps, whose rank among candidates it changes.
+
+    In the toy world beside it what hiding costs an ideal recommender; see `ideal_ranks`.
+    """
+    model = opened.model
     labels, classes = asked.labels(attr), asked.corpus.dataset.classes[attr]
     ranks = {when: held_out_ranks(model, asked, prefix) for when, prefix in prefixes.items()}
     useful, found = lambda ranks: usefulness(ranks, labels, classes, seed), {}
@@ -53,6 +80,10 @@ def utility(
     found["after"]["among candidates"] |= kept(popular, *ranks.values(), seed, "P5")
     found["better off"] = float((ranks["after"] < ranks["before"]).mean())
     found["worse off"] = float((ranks["after"] > ranks["before"]).mean())
+    if opened.config["data"] == "toy":
+        ideal = ideal_ranks(opened.config, asked, attr)
+        found["ideal"] = {when: useful(ideal[when]) for when in ideal}
+        found["ideal"]["after"] |= kept(popular, *ideal.values(), seed, IDEAL)
     return found
 
 
@@ -188,7 +219,7 @@ def audit(
         result["surfaces"] |= attack_task(read, task, labels, attacked, seed, shuffles)
         picture["states"][task] = [part["user tokens"][attacked] for part in read.values()]
         scores = {when: part["scores"] for when, part in read.items()}
-        result["utility"][task] = utility(model, asked, prefixes, scores, attr, seed)
+        result["utility"][task] = utility(opened, asked, prefixes, scores, attr, seed)
     if copies is not None and copies.attr == attr:
         show(f"comparing {len(copies.twins)} people with their twins")
         found = {"pairs": len(copies.twins), "world effect": opened.config["toy"]["effect"]}
@@ -234,13 +265,18 @@ def utility_table(utility: dict) -> list[str]:
     keys = "hit@1", "hit@3", "hit@10", "ndcg@10"
     heads = *keys, "largest gap of a group in Hit@10", "Hit@10 kept", "above popularity"
     rows, lines = [["usefulness (%)", "", *heads]], []
+    cells = lambda part: [
+        *(percent(*triple(part, key)) for key in keys),
+        percent(part["gap"]),
+        *(kept_cells(part, 1) if "kept" in part else ()),
+    ]
     for task, row in utility.items():
         for among in "among candidates", "whole catalogue":
             for when, name in WITHOUT_AND_WITH:
-                part, label = row[when][among], f"{task}, {among}" if when == "before" else ""
-                cells = [percent(*triple(part, key)) for key in keys]
-                cells += [percent(part["gap"]), *(kept_cells(part, 1) if "kept" in part else ())]
-                rows.append([label, name, *cells])
+                label = f"{task}, {among}" if when == "before" else ""
+                rows.append([label, name, *cells(row[when][among])])
+            for when, name in IDEALS if "ideal" in row and among == "among candidates" else ():
+                rows.append(["", name, *cells(row["ideal"][when])])
         change = f"better off {percent(row['better off'])}, worse off {percent(row['worse off'])}"
         lines.append(f"  {task}, behind the prompt: {change}")
     return [*aligned(rows), *lines, KEPT]

@@ -99,22 +99,35 @@ def make_world(seed: int, n_users: int, effect: float = 1.0) -> World:
     )
 
 
-def watch(world: World) -> list[np.ndarray]:
-    """Each user's history: movie indices in the order in which they are watched. See the equations."""
-    n_users = len(world.lengths)
+def lasting_scores(world: World, without: str = "") -> np.ndarray:
+    """What of score_u,t,i is the same at every step, (users, movies): popularity and preference.
+
+    `without` an attribute, what it does to the preference is everybody's mean: nothing of the user's own.
+    """
     preference = 0.9 * world.taste  # (users, genres)
     for attr, classes in world.attributes.items():
-        preference = preference + world.effect * EFFECTS[attr] * world.weights[attr][classes]
-    fixed = 0.7 * world.log_popularity + preference[:, world.genre]  # (users, movies)
+        part = world.effect * EFFECTS[attr] * world.weights[attr][classes]
+        preference = preference + (part.mean(0) if attr == without else part)
+    return 0.7 * world.log_popularity + preference[:, world.genre]
+
+
+def add_what_follows(world: World, score: np.ndarray, previous: np.ndarray) -> None:
+    """Add to score_u,t,i (users, movies) what the movie watched before, (users,), makes of it."""
+    score += 4.0 * (np.arange(N_MOVIES) == world.sequel[previous][:, None])
+    score += 0.8 * (world.genre == world.genre[previous][:, None])
+
+
+def watch(world: World) -> list[np.ndarray]:
+    """Each user's history: movie indices in the order in which they are watched. See the equations."""
+    n_users, fixed = len(world.lengths), lasting_scores(world)
     noise = [np.random.default_rng(seed) for seed in world.noise_seeds]
-    rows, movies = np.arange(n_users), np.arange(N_MOVIES)
+    rows = np.arange(n_users)
     unseen = np.ones((n_users, N_MOVIES), dtype=bool)
     previous, steps = np.full(n_users, -1), []
     for step in range(LENGTHS[1]):
         score = fixed + np.stack([rng.gumbel(size=N_MOVIES) for rng in noise])
         if step > 0:
-            score += 4.0 * (movies == world.sequel[previous][:, None])
-            score += 0.8 * (world.genre == world.genre[previous][:, None])
+            add_what_follows(world, score, previous)
         previous = np.where(unseen, score, -np.inf).argmax(1)
         unseen[rows, previous] = False
         steps.append(previous)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from audit.report import (
     counterfactuals,
     distances,
     history_effect,
+    ideal_ranks,
     leanings,
     lists_of_pair,
     overlaps,
@@ -24,10 +26,11 @@ from audit.report import (
 )
 from audit.surfaces import SURFACES, catalogue_ranks, surfaces
 from data import Asked, P5Config, collate, hold_out, make_corpus, people_with
+from evaluate import popularity_ranks
 from mixer import open_run
 from model import target_loss
 from probe import ATTACKERS, attack, user_states
-from support import datasets
+from support import datasets, toy
 
 
 def test_surfaces_are_what_they_are_called(corpus, task):
@@ -121,6 +124,35 @@ def test_without_an_effect_a_twin_lives_the_same_life():
 def test_the_world_s_effect_grows():
     values = [history_effect(with_twins(effect), 0)[0] for effect in (0.0, 0.5, 1.0, 2.0)]
     assert values[0] == 0 and np.all(np.diff(values) > 0.05)
+
+
+@pytest.mark.parametrize("attr", ["gender", "age", "occupation"])
+def test_the_ideal_recommender_treats_people_of_other_classes_alike(attr):
+    world = toy.make_world(0, 60)
+    one, other = np.unique(world.attributes[attr], return_index=True)[1][:2]
+    alike = {k: y.copy() for k, y in world.attributes.items()}
+    for k in alike:
+        alike[k][other] = alike[k][one] if k != attr else alike[k][other]
+    taste = world.taste.copy()
+    taste[other] = taste[one]
+    world = replace(world, attributes=alike, taste=taste)
+    hidden, full = toy.lasting_scores(world, attr), toy.lasting_scores(world)
+    assert np.array_equal(hidden[one], hidden[other])
+    assert np.abs(full[one] - full[other]).max() > 0.3
+
+
+@pytest.mark.parametrize("task", ["sequential", "direct"])
+def test_what_hiding_costs_whoever_knows_the_world(task):
+    """Nothing where the attribute does nothing; else some, and popularity is far below."""
+    for effect in 0.0, 1.0:
+        cfg = datasets.ToyConfig(users=400, effect=effect)
+        corpus = make_corpus(datasets.load_toy(3, cfg), None, P5Config(), seed=3)
+        asked = Asked(corpus, task, "test", people_with(corpus, "test"))
+        config = {"toy": asdict(cfg), "seed": 3}
+        ranks = ideal_ranks(config, asked, "gender")
+        before, after = (float((r <= 10).mean()) for r in ranks.values())
+        assert after > float((popularity_ranks(asked) <= 10).mean()) + 0.08
+        assert before == after if effect == 0 else before > after + 0.01
 
 
 def test_copies_are_not_measured_and_their_labels_are_nobody_s():
