@@ -22,8 +22,11 @@ from support.files import show
 from support.hits import hits, interval_over_users, kept, triple
 from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent
 
-IDEAL = "who knows each preference"
-IDEALS = ("before", IDEAL), ("after", "  without what the attribute does to it")
+IDEALS = (
+    "knows each preference",
+    "  told each class, leaving out what it does",
+    "  erasing the classes' directions (LEACE)",
+)
 
 
 def mean_with_interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
@@ -45,20 +48,23 @@ def usefulness(ranks: np.ndarray, labels: np.ndarray, classes: list[str], seed: 
 
 
 def ideal_ranks(config: dict, asked: Asked, attr: str) -> dict[str, np.ndarray]:
-    """Ranks (users,) by the equations of the toy world of a run, of whoever knows everybody's preference.
+    """Ranks (users,) by the equations of a run's toy world, for each of IDEALS.
 
-    "before" with all of it, "after" without what `attr` does to it: in another class a user would get the
-    same list (definition 2.1), and nothing else is lost. So much has to be paid even by who is told each
-    user's class; a yardstick beside a prompt's figures, no bound of them, since P5 knows less.
+    Yardsticks of what hiding `attr` has to cost, no bounds on P5, which knows less: the first has all of
+    everybody's preference. The second is told each user's class and leaves out what that does: in another
+    class a user would get the same list (definition 2.1), and nothing else is lost. The third is told
+    nothing, and erases the directions in which the classes' preferences differ on average.
     """
     cfg, found = ToyConfig(**config["toy"]), {}
     world = toy.make_world(config["seed"], cfg.users, cfg.effect)
-    for when, without in ("before", ""), ("after", attr):
-        scores = toy.lasting_scores(world, without)[asked.users]
+    own = toy.preferences(world)
+    erased = leace(own, world.attributes[attr])(own)
+    for name, preference in zip(IDEALS, (own, toy.preferences(world, attr), erased)):
+        scores = toy.lasting_scores(world, preference)[asked.users]
         if asked.task == "sequential":
             last = [met_before(asked.corpus, user, "test")[-1] for user in asked.users]
             toy.add_what_follows(world, scores, np.array(last))
-        found[when] = candidate_ranks(asked, scores)
+        found[name] = candidate_ranks(asked, scores)
     return found
 
 
@@ -82,8 +88,11 @@ def utility(
     found["worse off"] = float((ranks["after"] > ranks["before"]).mean())
     if opened.config["data"] == "toy":
         ideal = ideal_ranks(opened.config, asked, attr)
-        found["ideal"] = {when: useful(ideal[when]) for when in ideal}
-        found["ideal"]["after"] |= kept(popular, *ideal.values(), seed, IDEAL)
+        all_known, *others = IDEALS
+        found["ideal"] = {name: useful(ideal[name]) for name in IDEALS}
+        for name in others:
+            share = kept(popular, ideal[all_known], ideal[name], seed, all_known)
+            found["ideal"][name] |= share
     return found
 
 
@@ -275,8 +284,10 @@ def utility_table(utility: dict) -> list[str]:
             for when, name in WITHOUT_AND_WITH:
                 label = f"{task}, {among}" if when == "before" else ""
                 rows.append([label, name, *cells(row[when][among])])
-            for when, name in IDEALS if "ideal" in row and among == "among candidates" else ():
-                rows.append(["", name, *cells(row["ideal"][when])])
+            for name, part in (
+                row["ideal"].items() if "candidates" in among and "ideal" in row else ()
+            ):
+                rows.append(["", name, *cells(part)])
         change = f"better off {percent(row['better off'])}, worse off {percent(row['worse off'])}"
         lines.append(f"  {task}, behind the prompt: {change}")
     return [*aligned(rows), *lines, KEPT]

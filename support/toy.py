@@ -99,15 +99,17 @@ def make_world(seed: int, n_users: int, effect: float = 1.0) -> World:
     )
 
 
-def lasting_scores(world: World, without: str = "") -> np.ndarray:
-    """What of score_u,t,i is the same at every step, (users, movies): popularity and preference.
-
-    `without` an attribute, what it does to the preference is everybody's mean: nothing of the user's own.
-    """
+def preferences(world: World, without: str = "") -> np.ndarray:
+    """preference_u, (users, genres); `without` an attribute, its part is everybody's mean, not the user's."""
     preference = 0.9 * world.taste  # (users, genres)
     for attr, classes in world.attributes.items():
         part = world.effect * EFFECTS[attr] * world.weights[attr][classes]
         preference = preference + (part.mean(0) if attr == without else part)
+    return preference
+
+
+def lasting_scores(world: World, preference: np.ndarray) -> np.ndarray:
+    """What of score_u,t,i is the same at every step, (users, movies), of preferences (users, genres)."""
     return 0.7 * world.log_popularity + preference[:, world.genre]
 
 
@@ -119,7 +121,7 @@ def add_what_follows(world: World, score: np.ndarray, previous: np.ndarray) -> N
 
 def watch(world: World) -> list[np.ndarray]:
     """Each user's history: movie indices in the order in which they are watched. See the equations."""
-    n_users, fixed = len(world.lengths), lasting_scores(world)
+    n_users, fixed = len(world.lengths), lasting_scores(world, preferences(world))
     noise = [np.random.default_rng(seed) for seed in world.noise_seeds]
     rows = np.arange(n_users)
     unseen = np.ones((n_users, N_MOVIES), dtype=bool)
