@@ -179,8 +179,7 @@ def discriminator_loss(discriminator: Discriminator, u_emb: list[Tensor], labels
     class is of each user; a row of zeros, of somebody whose label is not known, counts in nothing here.
     Each entry is the mean over the users that count and over the members.
     """
-    n_known = labels.sum()
-    assert n_known > 0, "a batch without a single label teaches the discriminator nothing"
+    n_known = labels.sum().clamp(min=1e-9)  # a batch without a single label has a loss of 0
     log_probs = [logits_rbc.log_softmax(-1) for logits_rbc in discriminator(torch.stack(u_emb))]
     nll_rb = -torch.stack([(one * labels).sum(-1) for one in log_probs]).mean(0)
     return nll_rb.sum(1) / n_known
@@ -300,7 +299,8 @@ class Game:
         for k in attrs if self.cfg.adversary != "game" else ():
             known = self.labels[k][users].any(1)
             y = self.in_units[k][users][known]
-            found += torch.stack([hsic(x_bd[known], y) for x_bd in u_emb]).mean()
+            if len(y) >= 4:  # as `hsic` needs; else too few in the batch have a label
+                found += torch.stack([hsic(x_bd[known], y) for x_bd in u_emb]).mean()
         return self.cfg.hsic * found
 
     def adversarial_loss(

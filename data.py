@@ -67,11 +67,12 @@ def hold_out(dataset: Dataset, attr: str, share: float, seed: int) -> np.ndarray
 
     `share` of each class's people are held out, and all copies of people.
     """
-    rng, known = np.random.default_rng([seed, 12]), dataset.labels(attr).copy()
-    for label in np.unique(known):
-        users = rng.permutation(np.flatnonzero((dataset.labels(attr) == label) & dataset.is_person))
+    rng, labels = np.random.default_rng([seed, 12]), dataset.labels(attr)
+    labelled = dataset.labelled(attr)
+    known = np.where(labelled, labels, np.minimum(labels, -1))
+    for label in np.unique(labels[labelled]):
+        users = rng.permutation(np.flatnonzero((labels == label) & labelled))
         known[users[: round(share * len(users))]] = -1
-    known[~dataset.is_person] = np.minimum(known[~dataset.is_person], -1)
     return known
 
 
@@ -275,6 +276,12 @@ def marks_of(histories: list[np.ndarray], n_items: int) -> np.ndarray:
     for row, items in enumerate(histories):
         marks[row, items] = 1.0
     return marks
+
+
+def raw_history(corpus: Corpus) -> np.ndarray:
+    """(users, items): which items each tested user interacted with before the test item."""
+    histories = [met_before(corpus, user, "test") for user in people_with(corpus, "test")]
+    return marks_of(histories, len(corpus.numbers))
 
 
 class Asked(NamedTuple):

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from cfp import Discriminator
-from data import Asked, Batch, Corpus, collate, people_with
+from data import Asked, Batch, Corpus, collate, people_with, raw_history
 from mixer import Study
 from model import Backbone, Encoded, Prefix
-from probe import attack, floor, macro_auc, raw_history, user_states, whom
+from probe import attack, floor, macro_auc, user_states, whom
 from support.candidates import generate, rank_of_first, ranks_by_end
 from support.files import run_command
 from support.hits import hits, kept
@@ -87,11 +87,15 @@ class Attacks(NamedTuple):
     seed: int
     device: torch.device
 
+    def tested(self, attr: str, asked: Asked) -> np.ndarray:
+        """Which of the users that are asked are attacked (users,); see `whom`."""
+        return whom(self.held_out[attr][asked.users], asked.labels(attr))
+
     def row(self, asked: Asked, states: np.ndarray) -> dict:
         """What a row of results.json says of attacks on states (users, d)."""
         row = {"auc": {}, "auc interval": {}, "attackers": {}}
-        for attr, unseen in self.held_out.items():
-            labels, tested = asked.labels(attr), whom(unseen, asked.users)
+        for attr in self.held_out:
+            labels, tested = asked.labels(attr), self.tested(attr, asked)
             found = attack(states, labels, None, self.seed, self.device, tested)
             row["auc"][attr], *row["auc interval"][attr] = found["auc"]
             row["attackers"][attr] = found
@@ -100,9 +104,8 @@ class Attacks(NamedTuple):
     def floors(self, asked: Asked, states: np.ndarray) -> dict[str, float]:
         """Of each attribute, how far from one half the same attacks get on shuffled labels."""
         found, about = {}, (self.seed, shuffles_of(len(asked.users)), self.device)
-        for attr, unseen in self.held_out.items():
-            tested = whom(unseen, asked.users)
-            found[attr] = floor(states, asked.labels(attr), *about, tested)
+        for attr in self.held_out:
+            found[attr] = floor(states, asked.labels(attr), *about, self.tested(attr, asked))
         return found
 
 
@@ -133,18 +136,19 @@ def circumstances(corpus: Corpus, tasks: list[str], attacks: Attacks) -> dict:
     "tested" says of each attribute how many people's label is attacked, "held out" of which attributes
     the adversary had not seen these.
     """
-    users, held_out = people_with(corpus, "test"), attacks.held_out
+    users = people_with(corpus, "test")
     asked = {task: Asked(corpus, task, "test", users) for task in tasks}
     counts = {t: [len(a.candidates(user)) for user in users] for t, a in asked.items()}
     popular = {t: hits(popularity_ranks(a), attacks.seed) for t, a in asked.items()}
+    tested = {k: users[attacks.tested(k, asked[tasks[0]])] for k in attacks.held_out}
     return {
         "tasks": tasks,
         "users": len(users),
         "candidates": {task: [min(counts[task]), max(counts[task])] for task in tasks},
         "prompt candidates": corpus.prompt_candidates,
         "popularity": popular,
-        "tested": {k: int(whom(unseen, users).sum()) for k, unseen in held_out.items()},
-        "held out": [k for k, unseen in held_out.items() if unseen[users].any()],
+        "tested": {k: len(people) for k, people in tested.items()},
+        "held out": [k for k, people in tested.items() if attacks.held_out[k][people].any()],
         "ceiling": attacks.row(asked[tasks[0]], raw_history(corpus))["attackers"],
         "shuffles": shuffles_of(len(users)),
     }
@@ -217,7 +221,8 @@ def co_trained_auc(
     with torch.no_grad():  # those of all readings are asked and this task's are heard
         everything = discriminator(user_bd.expand(discriminator.n_readings, -1, -1))
     members = [logits_rbc[task].log_softmax(-1) for logits_rbc in everything]
-    return float(macro_auc(torch.stack(members).mean(0).cpu().numpy(), labels)[0])
+    scores, labelled = torch.stack(members).mean(0).cpu().numpy(), labels >= 0
+    return float(macro_auc(scores[labelled], labels[labelled])[0])
 
 
 def example(study: Study, prefix: Prefix) -> str:

@@ -152,8 +152,6 @@ def open_run(folder: Path, device: torch.device) -> Opened:
     corpus = make_corpus(found.dataset, found.tokenizer, p5, config["seed"])
     prefixes = {attr: load_prompt(folder, attr, cfg, model, frozen) for attr in config["attrs"]}
     mixer = None if mixer_cfg is None else load_mixer(folder, mixer_cfg, model, frozen)
-    hidden = {
-        attr: hold_out(found.dataset, attr, config["label holdout"], config["seed"]) < 0
-        for attr in prefixes
-    }
+    share, seed = config["label holdout"], config["seed"]
+    hidden = {attr: hold_out(found.dataset, attr, share, seed) < 0 for attr in prefixes}
     return Opened(config, corpus, model, prefixes, mixer, hidden, cfg)

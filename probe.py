@@ -18,18 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cfp import CFP, Game, MLPs, mean_user_state, read_user_tokens, step
-from data import (
-    Asked,
-    Corpus,
-    Example,
-    collate,
-    encode_prompt,
-    marks_of,
-    met_before,
-    people_with,
-)
+from data import Asked, Corpus, Example, collate, encode_prompt, people_with
 from mixer import Opened, Study, concatenate, open_run
 from model import NO_TOKEN, Backbone, Encoded, Prefix, target_loss
 from support.candidates import score_candidates
@@ -228,6 +220,12 @@ ATTACKERS: dict[str, list[Callable[..., list[Scores]]]] = {  # each with its set
 TOGETHER = "all attackers together"
 
 
+def of_labelled(features: np.ndarray, labels: np.ndarray, tested: np.ndarray | None) -> tuple:
+    """The rows of those users who have a label; where `tested` is None all of them are."""
+    rows = labels >= 0
+    return features[rows], labels[rows], (rows if tested is None else tested)[rows]
+
+
 def cross_fit(
     features: np.ndarray,
     labels: np.ndarray,
@@ -271,6 +269,7 @@ def attack(
 ) -> dict:
     """Let fresh attackers predict each user's class from features (users, d) of users they never saw.
 
+    `labels` (users,) are negative for users without one, who are in nothing here.
     Five folds over the `tested` users (users,), all if None, stratified by class: an attacker is tested on
     one, chosen on a second and trained on the other three and on everybody else, so that each of them is
     tested once. Where a prompt hides, they are to be people whose label had no part in it: among the others
@@ -284,10 +283,9 @@ def attack(
     "strongest", its name; for each "by attacker" the same triple, "validation" the AUC it was chosen by,
     and "one-vs-one".
     """
-    tested = np.full(len(labels), True) if tested is None else tested
-    assert (
-        np.bincount(labels[tested]) >= FOLDS
-    ).sum() >= 2, "an attack needs two classes of five users"
+    features, labels, tested = of_labelled(features, labels, tested)
+    enough = np.bincount(labels[tested]) >= FOLDS
+    assert enough.sum() >= 2, "an attack needs two classes of five users"
     tried, valid_auc, ranks = cross_fit(features, labels[None], names, [seed], device, tested)
     labels, ranks = labels[tested], ranks[:, 0].numpy()
     by_attacker = {name: with_interval(one, labels, seed) for name, one in zip(tried, ranks)}
@@ -315,7 +313,7 @@ def floor(
     the 95% quantile of the distances between its AUC on tested users and one half.
     """
     rng, distances = np.random.default_rng([seed, 13]), []
-    tested = np.full(len(labels), True) if tested is None else tested
+    features, labels, tested = of_labelled(features, labels, tested)
     shuffled = np.stack([rng.permutation(labels) for _ in range(shuffles)])
     for some in np.array_split(np.arange(shuffles), -(-shuffles // 5)):  # fast, in little memory
         seeds = (seed + 1 + some).tolist()
@@ -326,12 +324,15 @@ def floor(
     return float(np.quantile(torch.cat(distances).numpy(), 0.95))
 
 
-def whom(held_out: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Which of these users attackers are tested on (users,): those whose label no prompt has learnt from.
+def whom(held_out: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which users attackers are tested on (users,): those whose label no prompt has learnt from.
 
-    `held_out` is True where the adversary was not told the label. Where it knew all, everybody is tested.
+    `held_out` (users,) is True where the adversary was not told the label. Where it knew all, everybody is
+    tested who has one: `labels` (users,) are negative for the others.
     """
-    return held_out[users] if held_out[users].any() else ~held_out[users]
+    labelled = labels >= 0
+    unseen = held_out & labelled
+    return unseen if unseen.any() else labelled
 
 
 @torch.no_grad()
@@ -344,12 +345,6 @@ def user_states(
         encoded = model.encode(batch.input_ids, batch.mask, prefix)
         states[rows] = mean_user_state(encoded.states, batch.user_mask).cpu()
     return states
-
-
-def raw_history(corpus: Corpus) -> np.ndarray:
-    """(users, items): which items each tested user interacted with before the test item."""
-    histories = [met_before(corpus, user, "test") for user in people_with(corpus, "test")]
-    return marks_of(histories, len(corpus.numbers))
 
 
 def class_names(corpus: Corpus, attr: str) -> list[str]:
@@ -448,13 +443,13 @@ def manual_scores(
 ) -> np.ndarray:
     """`class_scores` of the discrete prompts of appendix A.1; `asking`: (in context?, with history?).
 
-    The users in a context are drawn at random from all others.
+    The users in a context are drawn at random from all others who have a label.
     """
     corpus, rng = opened.corpus, np.random.default_rng([seed, 9])
-    in_context, with_history = asking
+    people, (in_context, with_history) = np.flatnonzero(corpus.dataset.labelled(attr)), asking
 
     def text_of(user: int) -> str:
-        others = np.setdiff1d(np.flatnonzero(corpus.dataset.is_person), [user])
+        others = np.setdiff1d(people, [user])
         others = rng.permutation(others)[: 64 if in_context else 0]
         return manual_prompt(corpus, user, attr, with_history, others)
 
@@ -463,16 +458,16 @@ def manual_scores(
 
 def probe_manual(opened: Opened, attr: str, prefix: Prefix | None, seed: int) -> dict:
     """AUC of each way of asking (appendix A.1): direct and in context, without and with history."""
-    users = np.flatnonzero(opened.corpus.dataset.is_person)
-    users = users[whom(opened.unseen(attr), users)]
-    labels, found = opened.corpus.dataset.labels(attr)[users], {}
+    labels, found = opened.corpus.dataset.labels(attr), {}
+    users = np.flatnonzero(opened.corpus.dataset.labelled(attr))
+    users = users[whom(opened.unseen(attr)[users], labels[users])]
     for in_context in False, True:
         for with_history in False, True:
             name = f"{'in-context' if in_context else 'direct'}, "
             name += f"{'with' if with_history else 'without'} interactions"
             asking = in_context, with_history
             scores = manual_scores(opened, attr, prefix, asking, users, seed)
-            found[name] = measured(scores, labels, seed)
+            found[name] = measured(scores, labels[users], seed)
     return found
 
 
@@ -499,10 +494,8 @@ def soft_text(corpus: Corpus, user: int) -> str:
 
 def answer_tokens(corpus: Corpus, attr: str, device) -> Tensor:
     """The answer that names each class, token ids (c, y) filled up with NO_TOKEN."""
-    answers = class_answers(corpus, attr)
-    longest = max(map(len, answers))
-    padded = [[*ids, *[NO_TOKEN] * (longest - len(ids))] for ids in answers]
-    return torch.tensor(padded, device=device)
+    answers = [*map(torch.tensor, class_answers(corpus, attr))]
+    return pad_sequence(answers, batch_first=True, padding_value=NO_TOKEN).to(device)
 
 
 def soft_loss(
@@ -525,8 +518,8 @@ def probe_soft(
     corpus, model = opened.corpus, opened.model
     labels, rng = corpus.dataset.labels(attr), np.random.default_rng([seed, 10])
     torch.manual_seed(seed)
-    people = np.flatnonzero(corpus.dataset.is_person)
-    tested = people[whom(opened.unseen(attr), people)]
+    people = np.flatnonzero(corpus.dataset.labelled(attr))
+    tested = people[whom(opened.unseen(attr)[people], labels[people])]
     tenth = make_folds(labels[tested], rng, 10)
     test, valid = tested[tenth == 0], tested[tenth == 1]
     train = np.setdiff1d(people, [*test, *valid])
@@ -557,9 +550,9 @@ def probe_classifier(opened: Opened, attr: str, prefix: Prefix | None, seed: int
     # Differs from the paper: one state per user and task and five folds over the users, so that
     # everybody is tested and nobody is tested on a sentence about a person seen in training.
     """
-    corpus, found = opened.corpus, {}
-    users = people_with(corpus, "test")
-    labels, tested = corpus.dataset.labels(attr)[users], whom(opened.unseen(attr), users)
+    corpus, users, found = opened.corpus, people_with(opened.corpus, "test"), {}
+    labels = corpus.dataset.labels(attr)[users]
+    tested = whom(opened.unseen(attr)[users], labels)
     for task in opened.config["tasks"]:
         states = user_states(opened.model, Asked(corpus, task, "test", users), prefix)
         attacked = attack(states, labels, ["seven-layer MLP"], seed, tested=tested)
@@ -622,6 +615,9 @@ class SoftGame(Game):
         (prefix,), losses = u_emb, []
         for k, soft in self.adversary[attrs].items():
             known = self.labels[k][users].any(1)
+            if not known.any():  # of nobody in this batch
+                losses.append(0.0 * soft().decoder.sum())
+                continue
             corpus, asked = self.study.corpus, users[known.cpu().numpy()]
             texts = as_batch(corpus, asked, partial(soft_text, corpus), self.study.device)
             answers = self.answers[k][self.labels[k][users][known].argmax(1)]
@@ -662,7 +658,6 @@ def main(argv: list[str] | None = None) -> dict:
     args = probe_args(argv, PROBES)
     opened = open_run(args.run, torch.device("cpu"))
     try_folder(args.run)
-    opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     hide = to_hide(args.hide, opened)
     found = PROBES[args.kind](opened, args.attr, opened.hiding(hide), args.seed)
     show(probe_table(args.kind, args.attr, args.hide if hide else "", found))

@@ -54,7 +54,6 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
         hidden = f"{args.run} hides {', '.join(opened.prefixes)}"
         refuse("--audit", f"{hidden}; name the one to read with --attr")
     attr = args.attr or next(iter(opened.prefixes))
-    opened.corpus.dataset.labels(attr)  # says so where there is no such attribute
     if not hide:
         raise InputError("--hide none: an audit compares a prompt with none; name what to hide")
     try_folder(args.run)

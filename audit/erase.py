@@ -75,11 +75,11 @@ def erased(opened: Opened, attr: str, seed: int) -> dict:
     """
     users = people_with(opened.corpus, "test")
     labels, found = opened.corpus.dataset.labels(attr)[users], {}
-    half = first_half(labels, seed)
+    half, labelled = first_half(labels, seed), labels >= 0
     for task in opened.config["tasks"]:
         states, both = user_states(opened.model, Asked(opened.corpus, task, "test", users)), []
         for fitted, rest in (half, ~half), (~half, half):
-            erase = leace(states[fitted], labels[fitted])
+            erase = leace(states[fitted & labelled], labels[fitted & labelled])
             asked = Asked(opened.corpus, task, "test", users[rest])
             row = hits(erased_ranks(opened, asked, erase), seed)
             values = {key: triple(row, key) for key in ("hit@1", "hit@3", "hit@10")}
@@ -98,7 +98,6 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(argv)
     opened = open_run(args.run, torch.device("cpu"))
     try_folder(args.run)
-    opened.corpus.dataset.labels(args.attr)  # says so where there is no such attribute
     if not isinstance(opened.model, T5):
         again = "a decoder-only model reads its prompt again in every layer"
         why = f"{again}; the states at the user's tokens cannot be erased from outside"

@@ -16,7 +16,7 @@ from mixer import Opened
 from probe import ATTACKERS, five_folds, standardised, user_states
 from support.files import refuse
 from support.screens import aligned
-from support.side_by_side import Problems
+from support.side_by_side import FOLDS, Problems
 
 FAST = ["logistic regression", "two-layer MLP"]  # the attackers that learn within a second
 LEARNT_FROM = 1200  # users at most whom they learn from and are chosen on, for the same reason
@@ -27,8 +27,11 @@ def certainty(features: np.ndarray, labels: np.ndarray, row: int, seed: int = 0)
 
     `row` is the user among features (users, d). The attackers learn from three of the five folds without
     that user. The one that finds the classes of a fourth fold's users likeliest is asked: the best by AUC
-    may be one that puts them in order and is never sure.
+    may be one that puts them in order and is never sure. `labels` (users,) are negative for who has none and
+    is not learnt from; the user has one.
     """
+    labelled = labels >= 0
+    features, labels, row = features[labelled], labels[labelled], labelled[:row].sum()
     problems, n_classes = five_folds(labels[None], [seed]), int(labels.max()) + 1
     fold, place = (int(i) for i in torch.nonzero(problems.test[0] == row)[0])
     alone = Problems(problems.labels, *(rows[:, fold : fold + 1] for rows in problems[1:]))
@@ -78,7 +81,7 @@ class Compared(NamedTuple):
 def compare(
     opened: Opened, name: str, hide: tuple[str, ...], task: str, top: int, seed: int
 ) -> Compared:
-    """A user's two lists, and how sure attackers are of each attribute.
+    """A user's two lists, and how sure attackers are of each attribute in which the user has a label.
 
     Source: section 4.1, the user who chooses what a recommendation has to ignore.
 
@@ -90,7 +93,8 @@ def compare(
     others = np.random.default_rng([seed, 21]).permutation(others)[: LEARNT_FROM - 1]
     users = np.sort(np.append(others, user))
     known = corpus.dataset.attributes.items()
-    attributes = {attr: labels for attr, labels in known if (labels[users] >= 0).all()}
+    enough = lambda labels: labels[user] >= 0 and (labels[users] >= 0).sum() >= FOLDS
+    attributes = {attr: labels for attr, labels in known if enough(labels)}
     row, orders, sure = int(np.searchsorted(users, user)), [], {attr: [] for attr in attributes}
     for prefix in None, opened.hiding(hide):
         alone = Asked(corpus, task, "test", np.array([user]))
@@ -106,6 +110,7 @@ def comparison(found: Compared) -> str:
     """The screen: who, what was met last, both lists side by side, what moved, and the attackers."""
     dataset, numbers, user = found.corpus.dataset, found.corpus.numbers, found.user
     classes = {k: dataset.classes[k][dataset.attributes[k][user]] for k in found.sure}
+    unknown = {k: "not known" for k in found.hide if k not in classes}
     titled = lambda item: f"{numbers[item]:<7}{dataset.titles[item]}"
     was, now = ({item: n for n, item in enumerate(order, 1)} for order in found.orders)
     hidden = ", ".join(found.hide) or "nothing"
@@ -113,7 +118,7 @@ def comparison(found: Compared) -> str:
     rows = [["", "hiding nothing", f"hiding {hidden}", "moved"]]
     lines = [
         f"User {dataset.users[user]} (user_{user + 1} in the prompts): "
-        + ", ".join(f"{attr} {name}" for attr, name in classes.items()),
+        + ", ".join(f"{attr} {name}" for attr, name in (classes | unknown).items()),
         f"{len(found.met)} interactions before the held-out one, the last:",
         *(f"  {titled(i)} ({dataset.genres[i] or 'genre unknown'})" for i in found.met[-5:]),
         "",
@@ -131,7 +136,7 @@ def comparison(found: Compared) -> str:
     rows = [["attribute", "class", "its share", "hiding nothing", f"hiding {hidden}"]]
     for attr, sure in found.sure.items():
         labels = dataset.attributes[attr]
-        share = (labels[dataset.is_person] == labels[user]).mean()
+        share = (labels[dataset.is_person & (labels >= 0)] == labels[user]).mean()
         cells = [f"{100 * fraction:.0f}" for fraction in (share, *sure)]
         star = "*" if attr in found.hide else ""
         rows.append([attr + star, classes[attr], *cells])

@@ -11,11 +11,11 @@ import torch
 
 from audit.erase import first_half, leace
 from audit.surfaces import SURFACES, catalogue_ranks, gains, surfaces, top10, unmet
-from data import Asked, Corpus, marks_of, met_before, people_with
+from data import Asked, Corpus, marks_of, met_before, people_with, raw_history
 from evaluate import candidate_ranks, held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
-from probe import ATTACKERS, SHUFFLES, attack, floor, raw_history, whom
+from probe import ATTACKERS, SHUFFLES, attack, floor, whom
 from support import toy
 from support.datasets import ToyConfig
 from support.files import show
@@ -40,7 +40,8 @@ def usefulness(ranks: np.ndarray, labels: np.ndarray, classes: list[str], seed: 
 
     "gap" is the largest difference of Hit@10 between two classes.
     """
-    by_class = {classes[c]: float((ranks[labels == c] <= 10).mean()) for c in np.unique(labels)}
+    hit, known = ranks <= 10, np.unique(labels[labels >= 0])
+    by_class = {classes[c]: float(hit[labels == c].mean()) for c in known}
     found = hits(ranks, seed)
     value, *interval = mean_with_interval(gains(ranks, 10), np.random.default_rng([seed, 17]))
     found |= {"ndcg@10": value, "ndcg@10 interval": interval, "hit@10 by class": by_class}
@@ -173,19 +174,20 @@ def attack_task(
     """Attacks on all that can be `read` of a task "before" and "after": what each surface gives away.
 
     `labels` (users,) are attacked in the `rows`, a mask. LEACE on the user tokens is fitted on some users and
-    others are attacked.
+    others are attacked. Who has no label is in nothing here.
     """
+    others = (labels >= 0) & ~rows
     attacked = lambda features, rows: attack(features, labels, None, seed, tested=rows)
     found = {}
     for name in SURFACES:
         show(f"attacking {task}, {name}")
         row, after = {when: attacked(read[when][name], rows) for when in read}, read["after"][name]
         row["floor"] = floor(after, labels, seed, shuffles, tested=rows)
-        if not rows.all():
-            row["after, known users"] = attack(after[~rows], labels[~rows], None, seed)
+        if others.any():
+            row["after, known users"] = attack(after[others], labels[others], None, seed)
         found[f"{task}, {name}"] = row
     states = read["before"]["user tokens"]
-    fitted = first_half(labels, seed) if rows.all() else ~rows
+    fitted = others if others.any() else rows & first_half(labels, seed)
     erased, own = leace(states[fitted], labels[fitted])(states[~fitted]), labels[~fitted]
     by_attacker = {name: attack(erased, own, [name], seed) for name in ATTACKERS}
     found[f"{task}, user tokens"]["leace"] = by_attacker
@@ -204,9 +206,9 @@ def audit(
     corpus, model, tasks = opened.corpus, opened.model, opened.config["tasks"]
     users, dataset, copies = people_with(corpus, "test"), corpus.dataset, corpus.dataset.copies
     labels, classes = dataset.labels(attr)[users], dataset.classes[attr]
-    unseen = opened.unseen(attr) & (attr in hide)
-    attacked = whom(unseen, users)
-    adversary = f"{'never seen by' if unseen[users].any() else 'known to'} the adversary"
+    unseen = opened.unseen(attr)[users] & (attr in hide)
+    attacked = whom(unseen, labels)
+    adversary = f"{'never seen by' if unseen[attacked].any() else 'known to'} the adversary"
     if attr not in hide:
         adversary = f"of another attribute than what is hidden ({', '.join(hide)})"
     read_off = lambda features: attack(features, labels, None, seed, tested=attacked)
@@ -216,7 +218,7 @@ def audit(
     show(f"attacking {attacked.sum()} users' raw history")
     result = {"attr": attr, "seed": seed, "shuffles": shuffles, "hidden": list(hide)}
     result |= {"hide from": opened.config["cfp"]["hide_from"], "users": int(attacked.sum())}
-    result |= {"labels": adversary, "known users": int((~attacked).sum())}
+    result |= {"labels": adversary, "known users": int((labels[~attacked] >= 0).sum())}
     result |= {"ceiling": read_off(raw_history(corpus)), "surfaces": {}, "utility": {}}
     result |= {"counterfactual": None, "popularity": read_off(popular)}
     picture = {"labels": labels[attacked], "classes": classes, "states": {}}

@@ -106,7 +106,7 @@ def check_3(mine: SimpleNamespace) -> str:
     opened = open_run(RUN, torch.device("cpu"))
     asked = Asked(opened.corpus, "sequential", "test", people_with(opened.corpus, "test"))
     states, labels = user_states(opened.model, asked), asked.labels("gender")
-    tested, aucs = whom(opened.unseen("gender"), asked.users), []
+    tested, aucs = whom(opened.unseen("gender")[asked.users], labels), []
     with in_place(vars(mine)):
         for truth in labels, np.random.default_rng(3).permutation(labels):
             aucs.append(attack(states, truth, ["logistic regression"], tested=tested)["auc"])

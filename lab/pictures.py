@@ -79,8 +79,9 @@ def draw_run(folder: Path, path: Path) -> None:
         ax.axhline(100 * results["ceiling"][attr]["auc"][0], ls=":", label="ceiling (raw history)")
         draw_auc(ax, ["P5", "P5 + CFP"], aucs, results["floor"][task][attr], task)
     asked = Asked(corpus, tasks[0], "test", people_with(corpus, "test"))
-    tested = whom(opened.unseen(attr), asked.users)
-    picture = {"labels": asked.labels(attr)[tested], "classes": corpus.dataset.classes[attr]}
+    labels = asked.labels(attr)
+    tested = whom(opened.unseen(attr)[asked.users], labels)
+    picture = {"labels": labels[tested], "classes": corpus.dataset.classes[attr]}
     prefixes = {"P5": None, "P5 + CFP": opened.hiding((attr,))}
     for ax, (name, prefix) in zip(axes[-2:], prefixes.items()):
         draw_states(ax, user_states(opened.model, asked, prefix)[tested], picture)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from support.datasets import Dataset
-from support.files import InputError, enough_memory, refuse
+from support.files import enough_memory, refuse
 
 LEAST = 5  # users of a class that an attack needs, one for each of its folds
 
@@ -19,24 +19,23 @@ def enough_people(dataset: Dataset, known: dict[str, np.ndarray], chooses=False)
     lengths = np.array([len(history) for history in dataset.histories])
     for attr, labels in known.items():
         # the game chooses by the labels that the adversary knows; at the end the others are attacked
-        unseen = (labels < 0) & dataset.is_person
-        tested = unseen if unseen.any() else dataset.is_person
+        labelled = dataset.labelled(attr)
+        unseen = (labels < 0) & labelled
+        tested = unseen if unseen.any() else labelled
         for part, least, people in ("test", 2, tested), ("validation", 3, labels >= 0):
-            some = dataset.is_person & (lengths >= least) & people
+            some = labelled & (lengths >= least) & people
             needed = part == "test" or (chooses and some.any())
             if needed and (np.bincount(dataset.labels(attr)[some]) >= LEAST).sum() < 2:
                 who = " and a label held out" if part == "test" and unseen.any() else ""
-                raise InputError(
-                    f"--attr {attr}: of the {some.sum()} users of {dataset.name} with a {part} item{who}, "
-                    f"for which {least} interactions are needed, fewer than two classes have the "
-                    f"{LEAST} that an attack in five folds needs; take more users or longer histories"
-                )
+                them = f"of the {some.sum()} users of {dataset.name} with a {part} item{who}, for which "
+                them += f"{least} interactions are needed, fewer than two classes have the {LEAST} that "
+                them += "an attack in five folds needs"
+                refuse(f"--attr {attr}", f"{them}; take more users or longer histories")
         counts = np.bincount(labels[labels >= 0])
         if (counts >= LEAST).sum() < 2:
-            raise InputError(
-                f"--label-holdout: of --attr {attr} {counts.sum()} labels are left, {LEAST} at least of each "
-                "of two classes are needed; hold fewer out, or take more users"
-            )
+            left = f"of --attr {attr} {counts.sum()} labels are left, {LEAST} at least of each"
+            how = "hold fewer out, or take more users"
+            refuse("--label-holdout", f"{left} of two classes are needed; {how}")
 
 
 def enough_answers(dataset: Dataset, users: np.ndarray) -> None:

@@ -52,8 +52,6 @@ def read_command(argv: list[str] | None) -> Command:
     check_toy_flags(args)
     said = args.classes, args.nouns
     dataset = load_dataset(args.data, args.data_dir, args.seed, toy, *said).about(attrs)
-    for attr in attrs:
-        dataset.labels(attr)  # says so where there is no such attribute
     folder, kind = backbone_folder(args.backbone), args.backbone
     shape = LlamaConfig(1) if kind == "tiny-llama" else T5Config(1)
     if folder is not None:
@@ -134,7 +132,6 @@ def read_finished(folder: Path) -> Finished:
         refuse(where, f"config.json is of another version ({error!r}); run train.py again")
     said = config.get("classes"), config.get("nouns")
     dataset = load_dataset(config["data"], data_dir, config["seed"], toy, *said)
-    dataset = dataset.about(config["attrs"])
     if (now := fingerprint(dataset)) != config["data fingerprint"]:
         why = f"its data were {config['data fingerprint']}, {config['data']} is now {now}"
         refuse(where, f"{why}; run train.py again")
@@ -145,7 +142,7 @@ def read_finished(folder: Path) -> Finished:
     frozen = {"backbone": weights_fingerprint(p5_folder), "tokenizer": tokenizer.fingerprint}
     remedy = f"run train.py again, or bring back what was in {p5_folder}"
     refuse_another(where, frozen_in(results), frozen, remedy)
-    return Finished(config, configs, dataset, p5_folder, tokenizer, frozen)
+    return Finished(config, configs, dataset.about(config["attrs"]), p5_folder, tokenizer, frozen)
 
 
 def begin_results(run: Run, p5_folder: Path, tokenizer: str) -> dict:

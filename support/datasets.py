@@ -81,44 +81,38 @@ class Dataset:
     nouns: tuple[str, ...] = MOVIES
     notes: list[str] = field(default_factory=list)  # what was left out and how often
     copies: Copies | None = None
-    unlabelled: np.ndarray | None = None  # (users,) who lacks a label that is asked for
 
     @property
     def is_person(self) -> np.ndarray:
-        """(users,) False for whom the recommender knows but who is never measured: copies, the unlabelled."""
+        """(users,) False for whom the recommender knows but who is never measured: copies of people."""
         person = np.ones(len(self.users), dtype=bool)
-        if self.unlabelled is not None:
-            person &= ~self.unlabelled
         if self.copies is not None:
             person[self.copies.twins] = person[self.copies.placebos] = False
         return person
 
     def about(self, attrs: tuple[str, ...]) -> "Dataset":
-        """The same data for a run about these attributes. Raises InputError where there is no such one.
+        """The same data with notes of who lacks one of these attributes. Raises InputError as `labels` does.
 
-        Who has no label in one of them is recommended to like everybody, and is in no attack, no Hit@k and,
-        for that attribute, in no loss of an adversary.
+        Who has no label in an attribute is recommended to like everybody, and counts in popularity,
+        validation and Hit@k. For that attribute, not for the others, this user is in no attack, not held out
+        and in no loss of an adversary.
         """
-        lacks, notes = np.zeros(len(self.users), dtype=bool), [*self.notes]
-        for attr in attrs:
-            check_attribute(attr, self.name, self.attributes)
-            have_none = self.attributes[attr] == NO_LABEL
-            if have_none.any():
-                what = "recommended to like everybody, never measured"
-                notes.append(f"{have_none.sum()} users without {attr}: {what}")
-            lacks |= have_none
-        return replace(self, unlabelled=lacks, notes=notes)
+        lacking = {attr: (self.labels(attr) == NO_LABEL).sum() for attr in attrs}
+        what = "recommended to like everybody, in no attack on"
+        notes = [f"{n} users without {attr}: {what} {attr}" for attr, n in lacking.items() if n]
+        return replace(self, notes=self.notes + notes)
+
+    def labelled(self, attr: str) -> np.ndarray:
+        """(users,) True for the people who have a label in an attribute."""
+        return self.is_person & (self.labels(attr) != NO_LABEL)
 
     def labels(self, attr: str) -> np.ndarray:
-        """Class of each user (users,), NO_LABEL for those who have none and are not measured.
+        """Class of each user (users,), NO_LABEL for those who have none.
 
         Raises InputError for an attribute that cannot be attacked.
         """
         check_attribute(attr, self.name, self.attributes)
         values = self.attributes[attr]
-        if n := ((values == NO_LABEL) & self.is_person).sum():
-            why = f"{n} users of {self.name} have none, and the run was not begun with it"
-            refuse(f"--attr {attr}", f"{why}; begin one with it among its --attr")
         if len(self.classes[attr]) > MOST_CLASSES:
             many = f"{len(self.classes[attr])} classes in {self.name}, {MOST_CLASSES} at most are attacked"
             how = f"if they are numbers, cut them as in --classes {attr}=0,10,20"

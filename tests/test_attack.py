@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import probe
-from probe import ATTACKERS, TOGETHER, Scores, attack, attack_logistic, auc, floor, macro_auc
+from probe import ATTACKERS, TOGETHER, Scores, attack, attack_logistic, auc, floor, macro_auc, whom
 from support.expected import expected_labels
 from support.screens import VERDICTS, verdict
 from support.side_by_side import (
@@ -236,6 +236,26 @@ def test_only_the_tested_have_a_fold_and_the_others_help(rng):
     nonsense = np.where(some, own, rng.permutation(own))
     found = attack(features, nonsense, ["logistic regression"], 0, tested=some)
     assert found["auc"][0] > 0.75  # of 300 with the labels of 180 shuffled it would be some 0.65
+
+
+def test_users_without_a_label_are_in_no_attack(rng):
+    """Theirs is that of the others alone, whatever they are."""
+    features, labels = planted(rng, n=100)
+    without, tested = np.arange(100) % 4 == 0, np.arange(100) < 60
+    cut = np.where(without, -2, labels)
+    for rows in None, tested:
+        own = None if rows is None else rows[~without]
+        alone = attack(features[~without], labels[~without], ["two-layer MLP"], tested=own)
+        assert attack(features, cut, ["two-layer MLP"], tested=rows) == alone
+    alone = floor(features[~without], labels[~without], shuffles=1, tested=tested[~without])
+    assert floor(features, cut, shuffles=1, tested=tested) == alone
+
+
+def test_whom_it_is_about(rng):
+    labels, held_out = np.array([0, 1, -2, 1, -2]), np.array([True, False, True, False, False])
+    assert whom(held_out, labels).tolist() == [True, False, False, False, False]
+    held_out[0] = False  # the adversary knew all that there are
+    assert whom(held_out, labels).tolist() == [True, True, False, True, False]
 
 
 def hidden_from(x: np.ndarray, told: np.ndarray) -> np.ndarray:

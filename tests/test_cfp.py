@@ -503,6 +503,26 @@ def test_users_without_a_label_do_not_depend_on_anything(corpus, model):
     assert whole.item() == pytest.approx(own.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("discriminator", ["classifier", "soft"])
+def test_a_batch_in_which_nobody_has_a_label_hides_nothing(corpus, model, discriminator):
+    """It moves nobody, and neither the loss nor a gradient is infinite; three are no crowd either."""
+    users, batch = batch_of(corpus, np.random.default_rng(0), size=20)
+    three = np.setdiff1d(np.arange(60), users)[:3]
+    known = np.where(np.isin(np.arange(60), three), np.arange(60) % 2, -1)
+    cfg = replace(SMALL, adversary="both", discriminator=discriminator)
+    study, prompt = study_of(corpus, model), CFP(SMALL, model.cfg)
+    game = game_of(study, {"gender": one_hot(known)}, [("gender",)], cfg)
+    _, u_emb = forward(model.requires_grad_(False), prompt(), batch, game.read)
+    loss = game.dis_loss(("gender",), u_emb, users)
+    assert not loss.any()
+    before = [param.clone() for param in game.members.parameters()]
+    step(torch.optim.SGD(game.members.parameters(), lr=1.0), loss.sum())
+    assert all(map(torch.equal, before, game.members.parameters()))
+    if discriminator == "classifier":
+        for some in users, np.append(three, users[3:]):
+            assert game.dependence(("gender",), u_emb, some) == 0.0
+
+
 def test_a_run_against_dependence_alone_trains_one_player(corpus, model, monkeypatch):
     spy = Spy(model, monkeypatch)
     cfg = replace(SMALL, adversary="dependence", epochs=1, batch_size=20)

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import json
 import threading
 import zipfile
 
@@ -13,6 +14,7 @@ from commands import command
 from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
 
 import data
+import evaluate
 from data import (
     Asked,
     P5Config,
@@ -221,26 +223,35 @@ def test_a_run_about_restaurants_speaks_of_restaurants(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
-def test_who_has_no_label_is_recommended_to_and_never_measured(tmp_path):
+def test_who_has_no_label_is_recommended_to_and_in_no_attack_on_it(tmp_path):
+    """An empty cell matters in that attribute alone; in others the user is like everybody."""
     some_without_gender(tmp_path)
     dataset = datasets.load_dataset("shop", tmp_path)
-    assert dataset.about(("age",)).is_person.all()  # only what is asked for matters
-    dataset = dataset.about(("gender", "age"))
-    assert (
-        dataset.notes[-1] == "9 users without gender: recommended to like everybody, never measured"
-    )
-    assert np.flatnonzero(~dataset.is_person).tolist() == list(range(9))
+    assert dataset.about(("age",)).notes == dataset.notes  # only what is asked for matters
+    dataset, without = dataset.about(("gender", "age")), np.arange(80) < 9
+    said = "9 users without gender: recommended to like everybody, in no attack on gender"
+    assert dataset.notes[-1] == said and not any("age" in note for note in dataset.notes)
+    assert (dataset.labelled("gender") == ~without).all() and dataset.labelled("age").all()
     known = {attr: data.hold_out(dataset, attr, 0.4, 0) for attr in ("gender", "age")}
-    assert (known["gender"][:9] == datasets.NO_LABEL).all() and (known["gender"][9:] > -2).all()
-    assert (known["age"][:9] == -1).all()
+    assert (known["gender"][:9] == datasets.NO_LABEL).all()
+    assert [(known["gender"] == -1).sum(), (known["gender"] >= 0).sum()] == [28, 43]
+    assert (known["age"] >= -1).all() and 0 < (known["age"][:9] == -1).sum() < 9
     corpus = make_corpus(dataset, None, P5Config(), seed=0)
-    assert set(data.people_with(corpus, "test")) == set(range(9, 80))  # in no attack, in no Hit@k
-    for task in data.TASKS:  # but P5 learns from them
-        assert set(range(9)) <= set(positions_of(corpus, task)[0])
+    for part in "valid", "test":
+        assert data.people_with(corpus, part).tolist() == list(range(80))
+    for task in data.TASKS:
+        assert set(range(80)) == set(positions_of(corpus, task)[0])
+    asked = Asked(corpus, "direct", "test", data.people_with(corpus, "test"))
+    for share, n_tested in (0.4, {"gender": 28, "age": 32}), (0.0, {"gender": 71, "age": 80}):
+        unseen = {attr: data.hold_out(dataset, attr, share, 0) < 0 for attr in known}
+        attacks = evaluate.Attacks(unseen, 0, torch.device("cpu"))
+        tested = {attr: attacks.tested(attr, asked) for attr in known}
+        assert {attr: rows.sum() for attr, rows in tested.items()} == n_tested
+        assert not tested["gender"][:9].any()
     histories = torch.from_numpy(data.marks_of(corpus.split.train, 30)).numpy()
     for hard in (True, False):
         labels = labels_for_game(known, histories, hard)
-        assert not labels["gender"][:9].any()  # in no L_dis
+        assert not labels["gender"][:9].any()  # in no L_dis, in no dependence
         assert hard or labels["gender"][9:].any(1).all() and labels["age"].any(1).all()
 
 
@@ -249,12 +260,43 @@ def test_a_run_whose_data_have_an_empty_cell(tmp_path):
     small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 3 --out run"
     done = command(tmp_path, f"--attr gender --data shop --data-dir . {small}")
     assert done.returncode == 0, done.stderr
-    assert "  9 users without gender: recommended to like everybody" in done.stdout
-    assert "gender (to be hidden): F 35, M 36, not known 9" in done.stdout
-    assert "sequential recommendation, 71 users" in done.stdout
-    asked = "--kind classifier --attr gender --run run --hide gender"
-    again = command(tmp_path, asked, "probe.py")
-    assert again.returncode == 0, again.stderr
+    said = "  9 users without gender: recommended to like everybody, in no attack on gender\n"
+    assert said in done.stdout and "gender (to be hidden): F 35, M 36, not known 9" in done.stdout
+    assert "sequential recommendation, 80 users" in done.stdout  # Hit@k is about everybody
+    assert "AUC: of 28 people whose gender the prompt's adversary never saw." in done.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["users"], results["tested"]) == (80, {"gender": 28})
+    for kind in "classifier", "manual", "soft":
+        asked = f"--kind {kind} --attr gender --run run --hide gender"
+        again = command(tmp_path, asked, "probe.py")
+        assert again.returncode == 0, again.stderr
+        found = json.loads(
+            (tmp_path / "run" / f"probe-{kind}-gender-hiding-gender.json").read_text()
+        )
+        n_tested = 3 if kind == "soft" else 28  # a tenth
+        assert {row["users"] for row in found.values()} == {n_tested}
+    again = command(tmp_path, "--run run --audit --shuffles 1", "evaluate.py")
+    assert "strongest fresh attacker on 28 users" in again.stdout, again.stderr
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["known users"] == 43
+    useful = audit["utility"]["direct"]["after"]["among candidates"]["hit@10 by class"]
+    assert useful.keys() == {"F", "M"}
+    for user, of_user in ("u3", "age 18-24, gender not known"), ("u40", "gender F, age 18-24"):
+        again = command(tmp_path, f"--run run --user {user} --hide gender", "evaluate.py")
+        assert f"in the prompts): {of_user}\n" in again.stdout, again.stderr
+        assert ("\n  gender*" in again.stdout) == (user == "u40")
+
+
+def test_what_a_run_was_not_begun_with_is_probed_where_it_is_known(tmp_path):
+    some_without_gender(tmp_path)
+    small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 3 --out run"
+    done = command(tmp_path, f"--attr age --data shop --data-dir . {small}")
+    assert done.returncode == 0 and "users without" not in done.stdout, done.stderr
+    asked = "--kind classifier --attr gender --run run"
+    done = command(tmp_path, asked, "probe.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "probe-classifier-gender.json").read_text())
+    assert {row["users"] for row in found.values()} == {71}
 
 
 def test_windows_line_ends_byte_order_mark_and_no_last_newline(miniature):

@@ -8,7 +8,6 @@ run, one of two attributes and an interrupted one.
 
 import ast
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -270,21 +269,6 @@ OVER_PRINTABLE_BYTES = json.dumps(
         },
     }
 )
-
-
-def some_have_no_age(patch):
-    """Of the toy world's people, in a run about gender."""
-    real = datasets.load_toy
-
-    def load(*asked):
-        world = real(*asked)
-        ages = world.attributes["age"].copy()
-        ages[:3] = datasets.NO_LABEL
-        return dataclasses.replace(world, attributes=world.attributes | {"age": ages})
-
-    patch.setattr(datasets, "load_toy", load)
-    world = load(0, datasets.ToyConfig(users=60))
-    edit("run/config.json", **{"data fingerprint": datasets.fingerprint(world)})(patch)
 
 
 def another_tokenizer(patch):
@@ -684,9 +668,6 @@ TABLE = [
     (f"{MINI} --nouns restaurants,visited", None,
      "argument --nouns: 'restaurants,visited' is not like restaurants,restaurant,visited,visit; --help lists "
      "the flags"),
-    ("probe.py --kind classifier --attr age --run run", some_have_no_age,
-     "--attr age: 3 users of toy have none, and the run was not begun with it; begin one with it among its "
-     "--attr"),
     (MINI, write("mini/mini.user", "user_id:token\tage:token\n"
                  + "".join(f"u{i}\t{250 if i == 7 else 20 + i}\n" for i in range(12))),
      "mini/mini.user:9: age is '250', not a whole number in 1..120; mend it or remove the line"),
