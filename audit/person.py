@@ -92,9 +92,9 @@ def compare(
     others = np.setdiff1d(people_with(corpus, "test"), [user])
     others = np.random.default_rng([seed, 21]).permutation(others)[: LEARNT_FROM - 1]
     users = np.sort(np.append(others, user))
-    known = corpus.dataset.attributes.items()
+    known = {k: y for k, y in corpus.dataset.attributes.items() if k not in corpus.dataset.unfit}
     enough = lambda labels: labels[user] >= 0 and (labels[users] >= 0).sum() >= FOLDS
-    attributes = {attr: labels for attr, labels in known if enough(labels)}
+    attributes = {attr: labels for attr, labels in known.items() if enough(labels)}
     row, orders, sure = int(np.searchsorted(users, user)), [], {attr: [] for attr in attributes}
     for prefix in None, opened.hiding(hide):
         alone = Asked(corpus, task, "test", np.array([user]))

@@ -3,10 +3,8 @@
 import numpy as np
 import torch
 
-from support.datasets import Dataset
+from support.datasets import LEAST, Dataset
 from support.files import enough_memory, refuse
-
-LEAST = 5  # users of a class that an attack needs, one for each of its folds
 
 
 def enough_people(dataset: Dataset, known: dict[str, np.ndarray], chooses=False) -> None:

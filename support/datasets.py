@@ -44,6 +44,7 @@ MOVIES = "movies", "movie", "watched", "watch"
 INSURANCE = "insurance", "insurance", "bought", "buy"
 NO_LABEL = -2  # class of a user of whom the data do not say one
 MOST_CLASSES = 50  # of an attribute that is attacked
+LEAST = 5  # users of a class that an attack needs, one for each of its folds
 # of Insurance's Train.csv, before one column for each product
 PERSON = "ID,join_date,sex,marital_status,birth_year,branch_code,occupation_code,occupation_category_code"
 
@@ -80,6 +81,7 @@ class Dataset:
     histories: list[np.ndarray]  # item indices, oldest first
     nouns: tuple[str, ...] = MOVIES
     notes: list[str] = field(default_factory=list)  # what was left out and how often
+    unfit: dict[str, str] = field(default_factory=dict)  # attributes that are not attacked, and why
     copies: Copies | None = None
 
     @property
@@ -113,18 +115,17 @@ class Dataset:
         """
         check_attribute(attr, self.name, self.attributes)
         values = self.attributes[attr]
-        if len(self.classes[attr]) > MOST_CLASSES:
-            many = f"{len(self.classes[attr])} classes in {self.name}, {MOST_CLASSES} at most are attacked"
-            how = f"if they are numbers, cut them as in --classes {attr}=0,10,20"
-            refuse(f"--attr {attr}", f"{many}; {how}; or choose another")
+        if attr in self.unfit:
+            why = f"{self.name} has {self.unfit[attr]}; cut numbers as in --classes {attr}=0,10,20"
+            refuse(f"--attr {attr}", f"{why}, merge rare classes in the file, or choose another")
         counts = np.bincount(values[values >= 0], minlength=len(self.classes[attr]))
         if (counts > 0).sum() < 2:
             name = self.classes[attr][counts.argmax()]
             alike = f"all {counts.sum()} users of {self.name} are in one class ({name})"
             refuse(f"--attr {attr}", f"{alike}, so nothing can leak; choose another attribute")
-        if (counts >= 5).sum() < 2:
-            few = f"fewer than two classes of {self.name} have the 5 users that an attack in five folds needs"
-            refuse(f"--attr {attr}", f"{few}; choose another attribute")
+        if (counts >= LEAST).sum() < 2:
+            few = f"fewer than two classes of {self.name} have the {LEAST} users that an attack in five"
+            refuse(f"--attr {attr}", f"{few} folds needs; choose another attribute")
         return self.attributes[attr]
 
 
@@ -351,17 +352,25 @@ class Draft:
             "users without any interaction left out": len(self.users) - len(active),
             "items without any interaction left out": len(self.items) - len(used),
         }
-        ids, attributes, classes = list(self.users), {}, {}
+        ids, attributes, classes, unfit = list(self.users), {}, {}, {}
         for attr in self.people[0]:
             labels = [person[attr] for person in self.people]
             names = self.classes.get(attr) or sorted({*labels} - {None})
             if not names:
                 self.notes.append(f"{attr} left out, of which nobody has a value")
                 continue
-            classes[attr] = names
-            codes = {name: i for i, name in enumerate(classes[attr])}  # of names; others are codes
-            codes[None] = NO_LABEL
-            attributes[attr] = np.array([codes.get(label, label) for label in labels])[active]
+            codes = {name: i for i, name in enumerate(names)} | {None: NO_LABEL}
+            values = np.array([codes.get(label, label) for label in labels])[active]  # or codes
+            attributes[attr], classes[attr] = values, names
+            # Most of them rare, they are towns or numbers rather than kinds of people; of one or two
+            # `labels` says more. The toy world has none of these: it is as small as one asks for.
+            sizes = np.unique(values[values >= 0], return_counts=True)[1]
+            n_rare = (sizes < LEAST).sum()
+            if len(names) > MOST_CLASSES:
+                unfit[attr] = f"{len(names)} classes, {MOST_CLASSES} at most are attacked"
+            elif 2 < len(sizes) < 2 * n_rare:
+                rare = f"{n_rare} of them of fewer than the {LEAST} people that an attack needs"
+                unfit[attr] = f"{len(sizes)} classes, {rare}"
         return Dataset(
             name=self.name,
             users=[ids[u] for u in active],
@@ -372,6 +381,7 @@ class Draft:
             histories=np.split(item, np.flatnonzero(np.diff(user)) + 1),
             notes=[*dict.fromkeys(self.notes)]
             + [f"{n} {what}" for what, n in left_out.items() if n],
+            unfit=unfit,
             **nouns,
         )
 

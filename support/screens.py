@@ -5,7 +5,7 @@ from typing import Iterable, Sequence
 
 import numpy as np
 
-from support.datasets import MOST_CLASSES, Dataset
+from support.datasets import Dataset
 from support.hits import IN_WORDS, SHARES, triple
 
 # What the rows are called in files and here.
@@ -43,9 +43,8 @@ def describe(dataset: Dataset, attrs: tuple[str, ...], prompt_candidates: int) -
     for name, values in dataset.attributes.items():
         counts = np.bincount(values[values >= 0], minlength=len(dataset.classes[name]))
         listed = [f"{c} {n}" for c, n in zip(dataset.classes[name], counts)]
-        if len(listed) > MOST_CLASSES:
-            few = f"{listed[0]}, {listed[1]}, .."
-            listed = [f"{len(listed)} classes, too many to be attacked: {few}"]
+        if name in dataset.unfit:
+            listed = [f"{dataset.unfit[name]}: {listed[0]}", listed[1], ".."]
         classes = ", ".join(listed + [f"not known {n}" for n in [(values < 0).sum()] if n])
         lines.append(f"  {name}{' (to be hidden)' if name in attrs else ''}: {classes}")
     for n, consequence in (1, "trained on, not tested"), (2, "tested, without a validation item"):

@@ -31,6 +31,7 @@ from data import (
 from support import datasets, toy
 from support.expected import labels_for_game
 from support.files import InputError
+from support.screens import describe
 
 
 def class_names(dataset, attr):
@@ -297,6 +298,61 @@ def test_what_a_run_was_not_begun_with_is_probed_where_it_is_known(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "probe-classifier-gender.json").read_text())
     assert {row["users"] for row in found.values()} == {71}
+
+
+def with_towns(folder, sizes: list[int]) -> datasets.Dataset:
+    """A data set "towns" with so many people from each of some towns."""
+    towns = [f"town {i:02}" for i, n in enumerate(sizes) for _ in range(n)]
+    people = "".join(f"u{i}\t{'FM'[i % 2]}\t{town}\n" for i, town in enumerate(towns))
+    (folder / "towns.user").write_text(f"user_id:token\tgender:token\ttown:token\n{people}")
+    met = "".join(f"u{i}\ti{item}\n" for i in range(len(towns)) for item in range(3))
+    (folder / "towns.inter").write_text(f"user_id:token\titem_id:token\n{met}")
+    return datasets.load_dataset("towns", folder)
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ([5, 5, 4, 4], None),  # half of them are rare
+        ([20, 9, 9, 1, 2], None),
+        ([9, 4, 4], "3 classes, 2 of them of fewer than the 5 people that an attack needs"),
+        ([1] * 50, "50 classes, 50 of them of fewer than the 5 people that an attack needs"),
+        ([5] * 50, None),
+        ([5] * 51, "51 classes, 50 at most are attacked"),
+    ],
+)
+def test_an_attribute_of_rare_classes_is_listed_short_and_refused(tmp_path, sizes, said):
+    dataset = with_towns(tmp_path, sizes)
+    (line,) = [line for line in describe(dataset, (), 0).splitlines() if "  town: " in line]
+    every = [f"town {i:02} {n}" for i, n in enumerate(sizes)]
+    dataset.labels("gender")
+    if said is None:
+        assert line == f"  town: {', '.join(every)}"
+        assert len(dataset.labels("town")) == sum(sizes)
+        return
+    assert line == f"  town: {said}: {every[0]}, {every[1]}, .."
+    how = "cut numbers as in --classes town=0,10,20, merge rare classes in the file"
+    with pytest.raises(InputError) as error:
+        dataset.about(("gender", "town"))
+    why = f"towns has {said}; {how}, or choose another"
+    assert str(error.value) == f"--attr town: {why}"
+
+
+def test_classes_that_nobody_has_are_not_rare(tmp_path):
+    """Of the seven classes of age a school has one or two."""
+    some_without_gender(tmp_path)
+    (people,) = tmp_path.glob("*.user")
+    cells = [line.split("\t") for line in people.read_text().splitlines()]
+    years = [[*row[:2], str(10 + i % 12), *row[3:]] for i, row in enumerate(cells[1:])]
+    people.write_text("\n".join(map("\t".join, [cells[0], *years])) + "\n")
+    dataset = datasets.load_dataset("shop", tmp_path)
+    assert np.unique(dataset.labels("age")).tolist() == [0, 1] and not dataset.unfit
+
+
+def test_the_toy_world_may_be_as_small_as_one_likes():
+    dataset = datasets.load_toy(0, datasets.ToyConfig(users=60))
+    sizes = np.bincount(dataset.labels("occupation"), minlength=21)
+    assert (sizes < 5).sum() > 15 and "programmer" in describe(dataset, (), 0)
 
 
 def test_windows_line_ends_byte_order_mark_and_no_last_newline(miniature):

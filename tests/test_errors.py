@@ -280,11 +280,11 @@ def another_tokenizer(patch):
 
 
 def few_interactions(each: int, people: int = 12, items: int = 7):
-    """A data set "few" of people with as many interactions each."""
+    """A data set "few" of people with as many interactions each; three people are from one town."""
 
     def spoil(patch):
-        users = "".join(f"u{i}\t{'FM'[i % 2]}\n" for i in range(people))
-        Path("few.user").write_text("user_id:token\tgender:token\n" + users)
+        users = "".join(f"u{i}\t{'FM'[i % 2]}\ttown {i // 3}\n" for i in range(people))
+        Path("few.user").write_text("user_id:token\tgender:token\ttown:token\n" + users)
         met = "".join(f"u{i}\ti{(i + j) % items}\n" for i in range(people) for j in range(each))
         Path("few.inter").write_text("user_id:token\titem_id:token\n" + met)
 
@@ -655,8 +655,11 @@ TABLE = [
      "mini/mini.user:3: user is 'NaN', which stands for no value; fill it or remove the user"),
     (MINI, write("mini/mini.user", "user_id:token\tgender:token\n"
                  + "".join(f"u{i}\tname {i}\n" for i in range(60))),
-     "--attr gender: 60 classes in mini, 50 at most are attacked; if they are numbers, cut them as in "
-     "--classes gender=0,10,20; or choose another"),
+     "--attr gender: mini has 60 classes, 50 at most are attacked; cut numbers as in --classes "
+     "gender=0,10,20, merge rare classes in the file, or choose another"),
+    ("train.py --attr town --data few --data-dir .", few_interactions(4),
+     "--attr town: few has 4 classes, 4 of them of fewer than the 5 people that an attack needs; cut numbers "
+     "as in --classes town=0,10,20, merge rare classes in the file, or choose another"),
     (f"{MINI} --classes age=18,0", None,
      "argument --classes: 'age=18,0' is not like age=0,18,25,35,50, ascending; --help lists the flags"),
     (f"{MINI} --classes height=0,18", None,
