@@ -297,10 +297,10 @@ def test_a_console_of_few_letters(monkeypatch, tmp_path):
 
 def test_every_text_file_is_utf_8():
     """Whatever opens text says so, or the console's letters would decide."""
-    folders = ROOT, ROOT / "support", ROOT / "audit", ROOT / "reproduction"
+    folders = ROOT, *(ROOT / name for name in ("support", "audit", "reproduction", "lab"))
     for path in (path for folder in folders for path in folder.glob("*.py")):
         for line in path.read_text(encoding="utf-8").splitlines():
-            if re.search(r"\.(open|read_text|write_text)\(", line) and "os.open(" not in line:
+            if re.search(r"\b(open|read_text|write_text)\(", line) and "os.open(" not in line:
                 # what is not text, numbers of the system, and the lock, in which nothing is written
                 known = (
                     "encoding",
@@ -311,6 +311,7 @@ def test_every_text_file_is_utf_8():
                     "request",
                     '.lock").open',
                     "self.open",
+                    "def open",
                     "run.open",
                 )
                 assert any(word in line for word in known), f"{path.name}: {line}"
@@ -380,6 +381,39 @@ def test_a_bad_day_from_beginning_to_end(tmp_path):
     assert results["p5 folder"] == f"../runs/{backbone.name}"
     done = command(elsewhere, "--run ../moved/run --user u7", "evaluate.py")
     assert done.returncode == 0 and "Łódź" in done.stdout, done.stderr
+
+
+CONSOLES = [  # what says which letters it has, which these are, and what is left of "Amélie ★"
+    ({"PYTHONIOENCODING": "ascii"}, "ascii", "Am\\xe9lie \\u2605"),
+    ({"PYTHONUTF8": "0", "LC_ALL": "C"}, "ascii", "Am\\xe9lie \\u2605"),
+    ({"PYTHONIOENCODING": "cp1252"}, "cp1252", "Amélie \\u2605"),
+]
+
+
+def test_a_title_that_the_console_cannot_show_is_marked(tmp_path):
+    """From beginning to end; what is read and written is in UTF-8 all the same."""
+    foreign(tmp_path / "kino")
+    items = tmp_path / "kino" / "kino.item"
+    titles = items.read_text(encoding="utf-8").replace("Łódź", "Amélie ★")
+    items.write_text(titles, encoding="utf-8")
+
+    def said(words: str, console: dict, encoding: str) -> str:
+        script, *words = words.split()
+        letters = "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LC_CTYPE", "LANG"
+        env = {name: value for name, value in os.environ.items() if name not in letters}
+        done = subprocess.run(
+            [sys.executable, str(ROOT / script), *words],
+            **dict(cwd=tmp_path, capture_output=True, env=env | console | {"OMP_NUM_THREADS": "1"}),
+        )
+        assert done.returncode == 0, done.stderr.decode(encoding)
+        return done.stdout.decode(encoding)
+
+    small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 2 --out run"
+    begin = f"train.py --attr gender --data kino --data-dir kino {small}"
+    assert "\\u017ce\\u0144ski" in said(begin, *CONSOLES[1][:2])
+    assert "żeński" in (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    for console, encoding, marked in CONSOLES:
+        assert marked in said("evaluate.py --run run --user u7", console, encoding)
 
 
 def test_columns_never_touch():
