@@ -234,7 +234,7 @@ def example(study: Study, prefix: Prefix) -> str:
     lines = [corpus.tokenizer.decode(asked.input_ids)]
     for name, read_through in ("P5", None), ("P5 + CFP", prefix):
         ids = generate(model, batch.input_ids, batch.mask, read_through)[0].tolist()
-        text = corpus.tokenizer.decode(ids)
+        text = " ".join(corpus.tokenizer.decode(ids).split())  # it may write several lines
         lines.append(f"  {name:<12}{text} {title.get(text, '(no item has this number)')}")
     return "\n".join(lines)
 

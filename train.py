@@ -160,8 +160,7 @@ def algorithm_1(
 
     Trains `player`, P, in place, and the game's members, C. `prefix_of` computes from P what the model
     reads in order to hide some attributes. The numbers on the right are the algorithm's lines; lines 8
-    and 18-21 end its blocks. What is kept are the weights after the last batch: attacking some earlier ones
-    as well and keeping the best took longer and did no better.
+    and 18-21 end its blocks. The last weights are kept: attacking earlier ones too did no better.
     """
     model, cfg = study.model.requires_grad_(False).eval(), game.cfg
     rng = np.random.default_rng([study.seed, 6])
