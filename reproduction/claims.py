@@ -14,7 +14,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 NOTHING = "nothing to keep: P5 is not above popularity"
 NEAR = 5  # points from 50 that still are near it: the paper's own AUC go up to 54.22
 ENOUGH = 90  # percent kept above popularity: our line, for the paper has no popularity
-OTHERS = {1: ("PMF", "SimpleX"), 2: ("SASRec", "BERT4Rec")}  # than P5
+OTHERS = (1, "PMF"), (1, "SimpleX"), (2, "SASRec"), (2, "BERT4Rec")  # than P5, with their tables
 
 
 class Comparison(NamedTuple):
@@ -47,31 +47,29 @@ def hidden_in(table: int, e: Evidence) -> list[str]:
     return list(dict.fromkeys(cell.hidden for cell in cells))
 
 
-def compared(
-    e: Evidence, table: int, models: tuple[str, str], hidden: str, metric: str
-) -> Iterator[Comparison]:
+def compared(e: Evidence, table: int, models: tuple, hidden: str, metric: str) -> Comparison | None:
     """One model beside another: by how much its Hit@10 is higher, or its AUC nearer to 50."""
     own, its = (e.of(table, model, hidden, metric) for model in models)
-    if own and its:
-        pair = (own, its) if metric == "Hit@10" else (distance(its), distance(own))
-        less = difference(*pair)
-        yield Comparison(f"{metric} beside {models[1]}, {at(hidden, table)}", less, less)
+    if own is None or its is None:
+        return None
+    pair = (own, its) if metric == "Hit@10" else (distance(its), distance(own))
+    less = difference(*pair)
+    return Comparison(f"{metric} beside {models[1]}, {at(hidden, table)}", less, less)
 
 
-def recommends_better(e: Evidence) -> Iterator[Comparison]:
-    for table, models in OTHERS.items():
-        for model in models:
-            yield from compared(e, table, ("P5", model), "", "Hit@10")
+def recommends_better(e: Evidence) -> Iterator[Comparison | None]:
+    for table, model in OTHERS:
+        yield compared(e, table, ("P5", model), "", "Hit@10")
 
 
-def attacked(tables: Iterable[int], line: Callable, e: Evidence) -> Iterator[Comparison]:
+def attacked(tables: Iterable[int], line: Callable, e: Evidence) -> Iterator[Comparison | None]:
     """The AUC of P5's states, or of what a CFP hides: `line(distance from 50, floor)` is its margin."""
     for table in tables:
         for attrs in report.letters(World(e.data).attrs) if table < 3 else hidden_in(table, e):
             place, metric = (("P5", ""), attrs) if table < 3 else (("CFP", attrs), "AUC")
             auc, (floor, _) = e.of(table, *place, metric), e.bounds(table, *place, attrs)
-            if auc and not math.isnan(floor):
-                yield Comparison(at(attrs, table), auc, line(distance(auc), floor))
+            there = auc and not math.isnan(floor)
+            yield Comparison(at(attrs, table), auc, line(distance(auc), floor)) if there else None
 
 
 def at(attrs: str, table: int) -> str:
@@ -83,23 +81,23 @@ def near_chance(leak: Summary, floor: float) -> Summary:
     return beyond(leak, max(NEAR, floor), -1)
 
 
-def keeps(e: Evidence) -> Iterator[Comparison]:
+def keeps(e: Evidence) -> Iterator[Comparison | None]:
     for table, hidden in ((table, hidden) for table in (3, 4) for hidden in hidden_in(table, e)):
         if share := e.of(table, "CFP", hidden, ABOVE):
             yield Comparison(at(hidden, table), share, beyond(share, ENOUGH))
 
 
-def mixes(e: Evidence) -> Iterator[Comparison]:
+def mixes(e: Evidence) -> Iterator[Comparison | None]:
     table = 6 if HALF[e.data] == "Insurance" else 5
     for x in attacked([table], near_chance, e):
-        yield x._replace(where=f"AUC, {x.where}")
-    for hidden in hidden_in(table, e):
-        for model, metric in itertools.product(("C-PMF", "C-SX"), ("Hit@10", "AUC")):
-            yield from compared(e, table, ("CFP", model), hidden, metric)
+        yield x and x._replace(where=f"AUC, {x.where}")
+    places = itertools.product(hidden_in(table, e), ("C-PMF", "C-SX"), ("Hit@10", "AUC"))
+    for hidden, model, metric in places:
+        yield compared(e, table, ("CFP", model), hidden, metric)
 
 
-# What the paper says, in our words, and what is compared; results_head.md says the same in sentences.
-CLAIMS: dict[str, Callable[[Evidence], Iterator[Comparison]]] = {
+# What the paper says, in our words, and what is compared (None: not run); results_head.md has the sentences.
+CLAIMS: dict[str, Callable[[Evidence], Iterator[Comparison | None]]] = {
     "P5 recommends better than the other models": recommends_better,
     "P5's states give the attributes away": partial(attacked, (1, 2), beyond),
     "behind one CFP the AUC is near 50": partial(attacked, (3, 4), near_chance),
@@ -137,12 +135,15 @@ def would_decide(margin: Summary) -> str:
 
 def cell(rule: Callable, e: Evidence) -> str:
     """A claim on a data set: verdict, its mark, the number that decides and where it stands."""
-    if not (found := [*rule(e)]):
+    every = [*rule(e)]
+    if not (found := [x for x in every if x]):
         hides = any(row.model == "CFP" for row in e.rows)
         return NOTHING if rule is keeps and hides else "not run"
     (said, decides), mark = verdict(found), common_mark(x.shown.mark for x in found)
     more = f"; {would_decide(decides.margin)}" if said == OPEN else ""
-    return f"**{said}**{mark} {report.number(decides.shown)} {decides.where}{more}"
+    # one comparison against it is enough, but all have to be for it
+    part = "" if said == FAILS or len(found) == len(every) else ", in part not run,"
+    return f"**{said}**{mark}{part} {report.number(decides.shown)} {decides.where}{more}"
 
 
 def claims_markdown(every: list[Evidence]) -> str:

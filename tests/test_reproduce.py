@@ -413,8 +413,9 @@ def test_claims_follow_the_rows(by_hand):
         f"{float(f'{1200 * (4.828 / 2) ** 2:.2g}'):,.0f} people in place of 1,200 would decide"
     )
     assert said[3].startswith("**not decided** 92.0 [")
-    # C-PMF was not run for several attributes, so what there is is the mixer's AUC
-    assert "AUC, gender, age, direct" in said[4]
+    # C-PMF was not run for several attributes, so what there is is the mixer's AUC: no more than a part
+    assert said[4].startswith("**not decided**, in part not run, 54.5 [")
+    assert "AUC, gender, age, direct; " in said[4]
 
 
 def test_claims_are_decided_by_what_is_kept_above_popularity():
