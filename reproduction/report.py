@@ -407,7 +407,7 @@ def table_markdown(table: int, e: Evidence) -> str:
     found, whole = entries(table, e), table not in PROBES
     hides = any(metric == "AUC" for *_, metric in found)
     # of Insurance, where nobody hides gender, its AUC is in the CSV
-    attrs = letters(World(e.data).attrs) if whole else LETTERS
+    attrs = letters(World(e.data).attrs) if whole else dict.fromkeys(place[2] for place in found)
     metrics = ["Hit@10", "AUC"] if hides else [*["Hit@10"] * whole, *attrs]
     heads = ["hidden", "model"] if hides else ["model"]
     for k in metrics:

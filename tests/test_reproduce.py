@@ -398,6 +398,32 @@ def test_all_of_a_figure_is_in_its_file_and_its_picture(by_hand, tmp_path):
         figures.draw("10", e, tmp_path / "10.png")
 
 
+def test_what_a_table_and_a_figure_leave(by_hand, tmp_path):
+    """A table its text and numbers, a figure numbers and picture; one without points nothing."""
+    pytest.importorskip("matplotlib")
+    wanted = ["table 3", "table 7", "table 8", "figure 3", "figure 6", "figure 8", "figure 10"]
+    (tmp_path / "out").mkdir()
+    written = reproduce.write_out(wanted, by_hand, tmp_path / "out")
+    names = {
+        "figure": ("3", "6", "8"),
+        "table": ("3", "7", "8"),
+    }  # figure 6 has the defaults' point
+    endings = {"figure": (".csv", ".png"), "table": (".csv", ".md")}
+    expected = {f"{k}-{n}{end}" for k in names for n in names[k] for end in endings[k]}
+    assert {path.name for path in written} == expected
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    text = (tmp_path / "out" / "table-3.md").read_text()
+    assert "An embedded world in place of real people" in text and "1,200 people" in text
+    assert "In the paper: CFP's age and occupation columns on Insurance" in text
+    soft = (tmp_path / "out" / "table-8.md").read_text()
+    assert "| soft prompt | 70.84 | 70.0 [60.0, 80.0] | 64.60 |  | 56.50 |  |" in soft
+    assert "| *floor; ceiling* |  | 90.0 |" in soft
+    assert (
+        "(not run, in part or whole: with, without)"
+        in (tmp_path / "out" / "table-7.md").read_text()
+    )
+
+
 def test_claims_follow_the_rows(by_hand):
     found = {words: claims.cell(rule, by_hand) for words, rule in claims.CLAIMS.items()}
     said = list(found.values())
