@@ -124,3 +124,18 @@ def random_prefix(cfg, length: int, batch: int = 1, seed: int = 2) -> Prefix:
         for name, (n_layers, n_heads, width) in cfg.prefix_shapes.items()
     }
     return Prefix(stacks.get("encoder"), stacks["decoder"])
+
+
+def some_without_gender(folder, n_people=80, n_without=9) -> None:
+    """A data set "shop" of people who met fourteen of thirty items; of the first ones no gender is known."""
+    rng, people, met = np.random.default_rng(0), [], []
+    for user in range(n_people):
+        people.append(
+            f"u{user}\t{'' if user < n_without else 'FM'[user % 2]}\t{20 + user % 40}\t\n"
+        )
+        items = rng.permutation(30)[:14]
+        met += [f"u{user}\ti{item}\t{when}\n" for when, item in enumerate(items)]
+    head = "user_id:token\tgender:token\tage:token\theight:float\n"
+    (folder / "shop.user").write_text(head + "".join(people))
+    head = "user_id:token\titem_id:token\ttimestamp:float\n"
+    (folder / "shop.inter").write_text(head + "".join(met))

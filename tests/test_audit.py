@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command
-from conftest import random_t5, tokenizer_for
+from conftest import random_t5, some_without_gender, tokenizer_for
 
 from audit.erase import leace
 from audit.report import (
@@ -306,3 +306,20 @@ def test_hidden_from_scores_the_list_hardly_follows_the_attribute(tmp_path, monk
     assert hit("after", "sequential") > 0.75 * hit("before", "sequential")
     # hardly more than popularity is left of direct recommendation (74 to 89% of P5's Hit@10)
     assert hit("after", "direct") > 0.9 * hit("popularity", "direct")
+
+
+def test_who_has_no_label_is_recommended_to_and_not_attacked(tmp_path):
+    some_without_gender(tmp_path)
+    small = "--p5-steps 4 --epochs 1 --batch-size 30 --prefix-len 3 --out run"
+    done = command(tmp_path, f"--attr gender --data shop --data-dir . {small}")
+    assert done.returncode == 0, done.stderr
+    again = command(tmp_path, "--run run --audit --shuffles 1", "evaluate.py")
+    assert "strongest fresh attacker on 28 users" in again.stdout, again.stderr
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["known users"] == 43
+    useful = audit["utility"]["direct"]["after"]["among candidates"]["hit@10 by class"]
+    assert useful.keys() == {"F", "M"}
+    for user, of_user in ("u3", "age 18-24, gender not known"), ("u40", "gender F, age 18-24"):
+        again = command(tmp_path, f"--run run --user {user} --hide gender", "evaluate.py")
+        assert f"in the prompts): {of_user}\n" in again.stdout, again.stderr
+        assert ("\n  gender*" in again.stdout) == (user == "u40")

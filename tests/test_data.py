@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command
-from conftest import INSURANCE, MINIATURES, ML1M, write_miniature
+from conftest import INSURANCE, MINIATURES, ML1M, some_without_gender, write_miniature
 
 import data
 import evaluate
@@ -172,21 +172,6 @@ def test_a_folder_one_level_too_high_or_a_zip_gets_a_hint(tmp_path, name):
         datasets.load_dataset(name, tmp_path / "all.zip")
 
 
-def some_without_gender(folder, n_people=80, n_without=9) -> None:
-    """A data set "shop" of people who met fourteen of thirty items; of the first ones no gender is known."""
-    rng, people, met = np.random.default_rng(0), [], []
-    for user in range(n_people):
-        people.append(
-            f"u{user}\t{'' if user < n_without else 'FM'[user % 2]}\t{20 + user % 40}\t\n"
-        )
-        items = rng.permutation(30)[:14]
-        met += [f"u{user}\ti{item}\t{when}\n" for when, item in enumerate(items)]
-    head = "user_id:token\tgender:token\tage:token\theight:float\n"
-    (folder / "shop.user").write_text(head + "".join(people))
-    head = "user_id:token\titem_id:token\ttimestamp:float\n"
-    (folder / "shop.inter").write_text(head + "".join(met))
-
-
 def test_classes_of_numbers_are_cut_where_the_user_says(tmp_path):
     some_without_gender(tmp_path)
     (people,) = tmp_path.glob("*.user")
@@ -276,16 +261,6 @@ def test_a_run_whose_data_have_an_empty_cell(tmp_path):
         )
         n_tested = 3 if kind == "soft" else 28  # a tenth
         assert {row["users"] for row in found.values()} == {n_tested}
-    again = command(tmp_path, "--run run --audit --shuffles 1", "evaluate.py")
-    assert "strongest fresh attacker on 28 users" in again.stdout, again.stderr
-    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
-    assert audit["known users"] == 43
-    useful = audit["utility"]["direct"]["after"]["among candidates"]["hit@10 by class"]
-    assert useful.keys() == {"F", "M"}
-    for user, of_user in ("u3", "age 18-24, gender not known"), ("u40", "gender F, age 18-24"):
-        again = command(tmp_path, f"--run run --user {user} --hide gender", "evaluate.py")
-        assert f"in the prompts): {of_user}\n" in again.stdout, again.stderr
-        assert ("\n  gender*" in again.stdout) == (user == "u40")
 
 
 def test_what_a_run_was_not_begun_with_is_probed_where_it_is_known(tmp_path):
