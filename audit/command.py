@@ -1,6 +1,5 @@
 """The command behind `python evaluate.py`: audit a finished run, or look at one person's lists."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from audit import person, report
 from data import TASKS
 from mixer import open_run
 from probe import SHUFFLES
-from support.files import InputError, refuse, run_command, show, try_folder
+from support.files import InputError, can_draw, refuse, run_command, show, try_folder
 from support.flags import Parser, at_least, to_hide
 from support.runs import write_json
 
@@ -38,15 +37,15 @@ def main(argv: list[str] | None = None) -> dict | person.Compared:
     for flag in flags:
         if getattr(args, flag):
             raise InputError(f"--{flag} belongs to {other}; leave it out")
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
+    if args.plot and not can_draw():
         raise InputError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     opened = open_run(args.run, torch.device("cpu"))
     hide = tuple(opened.prefixes) if args.hide is None else to_hide(args.hide, opened)
     if args.user is not None:
-        task, *others = opened.config["tasks"]
-        if args.task not in (None, task, *others):
-            refuse(f"--task {args.task}", f"P5 of {args.run} is for {task} alone; leave it out")
-        task = args.task or task
+        tasks = opened.config["tasks"]
+        task = args.task or tasks[0]
+        if task not in tasks:
+            refuse(f"--task {task}", f"P5 of {args.run} is for {tasks[0]} alone; leave it out")
         found = person.compare(opened, args.user, hide, task, args.top or 10, args.seed)
         show(person.comparison(found))
         return found

@@ -58,13 +58,13 @@ def ideal_ranks(config: dict, asked: Asked, attr: str) -> dict[str, np.ndarray]:
     """
     cfg, found = ToyConfig(**config["toy"]), {}
     world = toy.make_world(config["seed"], cfg.users, cfg.effect)
+    last = np.array([met_before(asked.corpus, user, "test")[-1] for user in asked.users])
     own = toy.preferences(world)
     erased = leace(own, world.attributes[attr])(own)
     for name, preference in zip(IDEALS, (own, toy.preferences(world, attr), erased)):
         scores = toy.lasting_scores(world, preference)[asked.users]
         if asked.task == "sequential":
-            last = [met_before(asked.corpus, user, "test")[-1] for user in asked.users]
-            toy.add_what_follows(world, scores, np.array(last))
+            toy.add_what_follows(world, scores, last)
         found[name] = candidate_ranks(asked, scores)
     return found
 
@@ -76,9 +76,8 @@ def utility(
 
     In the toy world beside it what hiding costs an ideal recommender; see `ideal_ranks`.
     """
-    model = opened.model
     labels, classes = asked.labels(attr), asked.corpus.dataset.classes[attr]
-    ranks = {when: held_out_ranks(model, asked, prefix) for when, prefix in prefixes.items()}
+    ranks = {when: held_out_ranks(opened.model, asked, prefix) for when, prefix in prefixes.items()}
     useful, found = lambda ranks: usefulness(ranks, labels, classes, seed), {}
     for when in prefixes:
         full = catalogue_ranks(asked, scores[when])
@@ -92,8 +91,7 @@ def utility(
         all_known, *others = IDEALS
         found["ideal"] = {name: useful(ideal[name]) for name in IDEALS}
         for name in others:
-            share = kept(popular, ideal[all_known], ideal[name], seed, all_known)
-            found["ideal"][name] |= share
+            found["ideal"][name] |= kept(popular, ideal[all_known], ideal[name], seed, all_known)
     return found
 
 
@@ -286,10 +284,8 @@ def utility_table(utility: dict) -> list[str]:
             for when, name in WITHOUT_AND_WITH:
                 label = f"{task}, {among}" if when == "before" else ""
                 rows.append([label, name, *cells(row[when][among])])
-            for name, part in (
-                row["ideal"].items() if "candidates" in among and "ideal" in row else ()
-            ):
-                rows.append(["", name, *cells(part)])
+            ideal = row.get("ideal", {}) if among == "among candidates" else {}
+            rows += [["", name, *cells(part)] for name, part in ideal.items()]
         change = f"better off {percent(row['better off'])}, worse off {percent(row['worse off'])}"
         lines.append(f"  {task}, behind the prompt: {change}")
     return [*aligned(rows), *lines, KEPT]

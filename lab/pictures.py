@@ -4,9 +4,6 @@ What is read before and behind the prompt, with floor and ceiling, and the user 
 picture notes what it was drawn from, so that a test knows when the handout's are stale.
 """
 
-import hashlib
-import importlib.util
-import io
 import json
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from audit.report import draw_states
 from data import Asked, people_with
 from mixer import open_run
 from probe import user_states, whom
-from support.files import refuse, run_command, show, write_atomically
+from support.files import can_draw, picture_mark, refuse, run_command, save_picture, show
 from support.flags import Parser
 from support.hits import ABOVE
 from support.runs import finished
@@ -25,7 +22,7 @@ from support.runs import finished
 
 def panels(n: int) -> tuple:
     """(figure, n axes side by side). Raises InputError where there is no matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_draw():
         refuse("a picture", "needs matplotlib, which is not installed: pip install matplotlib")
     import matplotlib.pyplot as plt
 
@@ -35,14 +32,11 @@ def panels(n: int) -> tuple:
 
 def drawn_from(figures: dict | list) -> str:
     """Changes with the figures in a picture and with the code that draws it."""
-    text = json.dumps(figures, sort_keys=True) + Path(__file__).read_text(encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return picture_mark(json.dumps(figures, sort_keys=True), Path(__file__))
 
 
 def save(figure, path: Path, figures: dict | list) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, dpi=80, format="png", metadata={"Comment": drawn_from(figures)})
-    write_atomically(path, content.getvalue())
+    save_picture(figure, path, 80, drawn_from(figures))
     show(f"{path} is drawn")
 
 

@@ -4,9 +4,6 @@ A picture notes what it was drawn from, so that a test knows when one is stale. 
 picture is asked for.
 """
 
-import hashlib
-import importlib.util
-import io
 import math
 import statistics
 from collections import defaultdict
@@ -17,7 +14,7 @@ import numpy as np
 
 from reproduction import report
 from reproduction.report import LETTERS, VERSIONS, Evidence, Point, common_mark
-from support.files import write_atomically
+from support.files import picture_mark, save_picture
 
 FIGURES = {  # the title, what is swept, and which points are drawn
     "3": ("what the three probes read", "attribute", ""),
@@ -28,11 +25,8 @@ FIGURES = {  # the title, what is swept, and which points are drawn
     "10": ("a soft probing prompt as the discriminator", "prefix length", "soft discriminator"),
     "trade-off": ("recommendations against leak", "lambda", "trade-off"),
 }
-PROBED = {
-    "with": "manual",
-    "soft": "soft",
-    "classifier": "classifier",
-}  # of figure 3: which, as it is named
+# of figure 3: which rows, and what they are called
+PROBED = {"with": "manual", "soft": "soft", "classifier": "classifier"}
 
 
 def figure_points(name: str, e: Evidence) -> list[Point]:
@@ -69,19 +63,14 @@ def is_shown(name: str, e: Evidence) -> bool:
 
 def drawn_from(name: str, e: Evidence) -> str:
     """Changes with what is in a picture and with the code that draws it."""
-    text = e.name + figure_csv([name], e) + Path(__file__).read_text(encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return picture_mark(e.name + figure_csv([name], e), Path(__file__))
 
 
 MARKERS = "os^Dv*PXd<"  # of the series of a panel
 
 
-def can_draw() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
-
-
 def draw(name: str, e: Evidence, path: Path) -> None:
-    """Draw a figure as PNG, where `can_draw` and there are points: a panel for each metric or task.
+    """Draw a figure as PNG, where `files.can_draw` and there are points: a panel for each metric or task.
 
     A series is a curve over its settings, which stand side by side; P5, which has none, is a dashed line.
     The trade-off has Hit@10 over AUC, with the setting beside each point. All in percent.
@@ -107,10 +96,8 @@ def draw(name: str, e: Evidence, path: Path) -> None:
     title = f"Figure {name}: {FIGURES[name][0]}{common_mark(p.mark for p in points)}"
     title += f"\n{e.name}, seed 0, 95% intervals over people"
     figure.suptitle(title, fontsize="medium")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=70, metadata={"Comment": drawn_from(name, e)})
+    save_picture(figure, path, 70, drawn_from(name, e))
     plt.close(figure)
-    write_atomically(path, content.getvalue())
 
 
 def fill_panel(axes, name: str, metric: str, points: list[Point]) -> None:

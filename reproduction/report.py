@@ -430,9 +430,8 @@ def table_markdown(table: int, e: Evidence) -> str:
         texts = ("; ".join(filter(None, bound_cells(*bounds))) for bounds in around)
         rows.append(["*floor; ceiling*", *(cell for text in texts for cell in ("", text))])
     seeds = max((ours.n for _, ours in found.values() if ours), default=0)
-    title = (
-        f"**Table {table}: {published.TITLES[table]}.** {command_of(f'table {table}', e, seeds)}"
-    )
+    command = command_of(f"table {table}", e, seeds)
+    title = f"**Table {table}: {published.TITLES[table]}.** {command}"
     if missing := dict.fromkeys(place[0] for place in found if place[:2] not in run):
         title += f" (not run, in part or whole: {', '.join(missing)})"
     return "\n".join([title, "", *grid(heads, rows)]) + "\n"

@@ -118,7 +118,7 @@ def write_out(wanted: list[str], e: Evidence, folder: Path) -> list[Path]:
             texts[path.with_suffix(".csv")] = figures.figure_csv([number], e)
     for path, text in texts.items():
         write_atomically(path, text.encode())
-    drawn = [path for path in texts if path.name.startswith("figure") and figures.can_draw()]
+    drawn = [path for path in texts if path.name.startswith("figure") and files.can_draw()]
     for path in drawn:
         figures.draw(path.stem.removeprefix("figure-"), e, path.with_suffix(".png"))
     return [*texts, *(path.with_suffix(".png") for path in drawn)]
@@ -195,7 +195,7 @@ def write_results() -> list[Path]:
     for path, text in texts.items():
         write_atomically(path, text.encode())
     show(f"RESULTS.md and {len(texts) - 1} CSV files are written from {RECORDS}/")
-    if stale and not figures.can_draw():
+    if stale and not files.can_draw():
         show(f"{len(stale)} pictures are stale; they need matplotlib: pip install matplotlib")
         return list(texts)
     for path in stale:
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     w = world_of(args)
     wanted = asked(args.what, w.data)
     pick_device(args.device)  # says so where it is not to be had
-    if any(name.startswith("figure") for name in wanted) and not figures.can_draw():
+    if any(name.startswith("figure") for name in wanted) and not files.can_draw():
         missing = "figures need matplotlib, which is not installed: pip install matplotlib"
         if args.what[0] == "figure":
             raise InputError(missing)

@@ -6,6 +6,8 @@ JSON header, the bytes. There is no pickle in anything that this project reads o
 
 import errno
 import hashlib
+import importlib.util
+import io
 import itertools
 import json
 import math
@@ -297,6 +299,24 @@ def read_object(path: Path, where: str, remedy: str) -> dict:
     if not isinstance(found, dict):
         refuse(where, f"{path} is no JSON object; {remedy}")
     return found
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there, which is imported only where a picture is asked for."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def picture_mark(numbers: str, code: Path) -> str:
+    """Sixteen hex digits that change with the numbers in a picture and with the file that draws it."""
+    text = numbers + code.read_text(encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_picture(figure, path: Path, dpi: int, mark: str) -> None:
+    """Write a matplotlib figure as PNG with this `picture_mark`, by which a test knows it as stale."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Comment": mark})
+    write_atomically(path, content.getvalue())
 
 
 def sha256_of(*paths: Path) -> str:

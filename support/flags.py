@@ -163,9 +163,8 @@ def train_args(argv: list[str]) -> argparse.Namespace:
     add("--attr", required=True, help=f"{text}a prompt each and a mixer")
     text = "the paper's T = 10, R = 20, seven layers, .."
     add("--paper-schedule", action="store_true", help=text)
-    tasks = ["both", "sequential", "direct"]
     text = "what P5 is trained for, what is hidden and measured (both)"
-    add("--task", default="both", choices=tasks, help=text)
+    add("--task", default="both", choices=["both", "sequential", "direct"], help=text)
     add_run_flags(parser)
     text = "words of the prompts, such as restaurants,restaurant,visited,visit (movies; insurance)"
     parser.add_argument_group("prompts").add_argument("--nouns", type=four_words, help=text)
@@ -186,8 +185,8 @@ def train_args(argv: list[str]) -> argparse.Namespace:
     group.add_argument("--dtype", default="fp32", choices=DTYPES, help="of the frozen one (fp32)")
     text = "train the P5 backbone even if there is one already"
     group.add_argument("--retrain", action="store_true", help=text)
-    text = "parts that a batch of P5's training is computed in, one after the other: less memory, a third "
-    text += "more time, the same step (1)"
+    text = "parts that a batch of P5's training is computed in, one after the other: less memory, a third to "
+    text += "a half more time, the same step (1)"
     group.add_argument("--p5-parts", type=at_least(1), default=1, help=text)
     add_flags(group, P5Config)
     return parser.parse_args(argv)
@@ -245,15 +244,15 @@ def settings(
     if args.paper_schedule:
         prompt = PAPER_SCHEDULE
         mixer = {name: prompt[name] for name in ("lam", "dis_lr", "dis_steps", "epochs")}
-    p5 = P5_FOR[data] | P5_ON.get(kind, {}) | flags_given(args, P5Config)
+    of_p5 = flags_given(args, P5Config)
+    p5 = P5_FOR[data] | P5_ON.get(kind, {}) | of_p5
     one_answer = dict(direct_batch=128) if p5.get("prompt_candidates") else {}  # to each list
-    alone = {} if args.task == "both" else dict(direct_share=float(args.task == "direct"))
-    for task in {"sequential", "direct"} - {args.task} if alone else ():
-        if f"{task}_batch" in flags_given(args, P5Config):
-            refuse(
-                f"--p5-{task}-batch", f"P5 is trained for --task {args.task} alone; leave one out"
-            )
-    p5 = P5Config(**one_answer | p5 | alone)
+    if other := {"sequential": "direct", "direct": "sequential"}.get(args.task):
+        p5 |= dict(direct_share=float(args.task == "direct"))
+        if f"{other}_batch" in of_p5:
+            why = f"P5 is trained for --task {args.task} alone; leave one out"
+            refuse(f"--p5-{other}-batch", why)
+    p5 = P5Config(**one_answer | p5)
     cfp = CFPConfig(**prompt | given)
     mixer = MixerConfig(**mixer | flags_given(args, MixerConfig))
     if p5.steps == 0 and args.backbone in SCRATCH:

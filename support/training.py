@@ -51,7 +51,7 @@ def in_parts(loss_of: Callable[[list], Tensor], examples: list, n: int) -> Tenso
     """`loss_of` a batch's examples, a mean over them, in the memory that one of `n` parts takes.
 
     With several parts nothing of a part is kept but its loss: where its gradient is wanted it is computed
-    again (`torch.utils.checkpoint`), which takes a third more time. The step is that of the whole batch.
+    again (`torch.utils.checkpoint`), a third to a half more time. The step is that of the whole batch.
     """
     if n == 1:
         return loss_of(examples)

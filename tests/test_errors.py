@@ -898,7 +898,7 @@ TABLE = [
      "table 6 is not about ml-1m; the paper has it for Insurance"),
     ("reproduce.py table 4 --t5 tiny-llama", None,
      "--t5 tiny-llama: is a Llama; choose another"),
-    ("reproduce.py figure 8", attribute(reproduce.figures, "can_draw", lambda: False),
+    ("reproduce.py figure 8", attribute(files, "can_draw", lambda: False),
      "figures need matplotlib, which is not installed: pip install matplotlib"),
     ("reproduce.py results", None,
      "results: there is no finished run in runs/ yet; python -m reproduction.tables all"),

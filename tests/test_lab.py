@@ -1,5 +1,6 @@
 """The course lab: solutions pass, mistakes are named, hand-ins compute and do no more, texts are true."""
 
+import importlib.util
 import inspect
 import json
 import re
@@ -546,7 +547,7 @@ def test_pictures_are_drawn(small_run, monkeypatch, tmp_path):
 
 
 def test_a_picture_without_matplotlib(monkeypatch, tmp_path):
-    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install matplotlib"):
         pictures.draw_contest([line("a", 0.6)], tmp_path / "a.png")
 

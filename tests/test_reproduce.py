@@ -21,6 +21,7 @@ from reproduction import plan as jobs
 from reproduction import tables as reproduce
 from reproduction.plan import DATA, NEEDS, Found, Job, World, find, jobs_in, jobs_of, scan
 from reproduction.report import Summary, distance, summarise
+from support import files
 from support.files import InputError, run_command
 
 ROOT = Path(__file__).parent.parent
@@ -829,6 +830,6 @@ def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
 
 def test_without_matplotlib_a_figure_is_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "can_draw", lambda: False)
+    monkeypatch.setattr(files, "can_draw", lambda: False)
     with pytest.raises(InputError, match="matplotlib, which is not installed"):
         reproduce.main(["figure", "8", "--dry-run"])
