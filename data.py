@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from support.configs import P5Config
 from support.datasets import Dataset
+from support.expected import marks_of
 from support.tokens import Tokenizer, train_pieces
 
 TASKS = "sequential", "direct"
@@ -268,14 +269,6 @@ def met_before(corpus: Corpus, user: int, part: str) -> np.ndarray:
     """The items that a user met before the held-out item of `part`, oldest first."""
     train, valid = corpus.split.train[user], corpus.split.valid[user]
     return np.append(train, valid) if part == "test" and valid >= 0 else train
-
-
-def marks_of(histories: list[np.ndarray], n_items: int) -> np.ndarray:
-    """Histories as an array (users, items): 1 for each item that is in the user's."""
-    marks = np.zeros((len(histories), n_items), dtype=np.float32)
-    for row, items in enumerate(histories):
-        marks[row, items] = 1.0
-    return marks
 
 
 def raw_history(corpus: Corpus) -> np.ndarray:

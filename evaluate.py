@@ -21,7 +21,7 @@ from model import Backbone, Encoded, Prefix
 from probe import attack, floor, macro_auc, user_states, whom
 from support.candidates import generate, rank_of_first, ranks_by_end
 from support.files import run_command
-from support.hits import hits, kept
+from support.hits import hits, kept, shuffles_of
 from support.runs import run_module
 
 
@@ -69,15 +69,6 @@ def popularity_ranks(asked: Asked) -> np.ndarray:
 def validation_hit(model: Backbone, corpus: Corpus, task: str, users: np.ndarray) -> float:
     """Hit@10 on validation items, a fraction in [0, 1]."""
     return (held_out_ranks(model, Asked(corpus, task, "valid", users)) <= 10).mean()
-
-
-def shuffles_of(n_users: int) -> int:
-    """Shuffles behind the floor of a run's own table; the audit has more.
-
-    With many users a single one has to do: it is within a point of one half, but for classes of a few people
-    (up to five points).
-    """
-    return 5 if n_users < 10_000 else 1
 
 
 class Attacks(NamedTuple):
@@ -167,8 +158,7 @@ def before_and_after(
     for t, task in enumerate(study.tasks):
         asked, ranks = Asked(corpus, task, "test", people_with(corpus, "test")), None
         for when, read_through in ("before", None), ("after", prefix):
-            found = measure(study, task, read_through, attacks, ranks)
-            results[when][task], states, ranks = found
+            results[when][task], states, ranks = measure(study, task, read_through, attacks, ranks)
         results["floor"][task] = attacks.floors(asked, states)
         if discriminator is not None:
             found = co_trained_auc(discriminator, states, asked.labels(attr), t)

@@ -26,7 +26,6 @@ from data import (
     has_several_answers,
     hold_out,
     make_corpus,
-    marks_of,
     people_with,
     positions_of,
     train_tokenizer,
@@ -41,7 +40,7 @@ from support.backbones import own_memory, place_of_p5
 from support.checks import enough_answers, enough_for_run, enough_people
 from support.command import Command, begin_results, begin_run, end_run, read_command
 from support.configs import CFPConfig, MixerConfig, P5Config
-from support.expected import labels_for_game
+from support.expected import labels_for_game, marks_of
 from support.files import fill, load_tensors, run_command, save_tensors
 from support.flags import DTYPES, settings
 from support.runs import Run, has_prompt, save_array
@@ -63,7 +62,8 @@ def train_p5(
     rng, device = np.random.default_rng([seed, 5]), next(model.parameters()).device
     optimizer = p5_optimizer(model, cfg)
     positions = {task: positions_of(corpus, task) for task in TASKS}
-    enough_answers(corpus.dataset, positions["sequential"][0])
+    if "sequential" in cfg.tasks:
+        enough_answers(corpus.dataset, positions["sequential"][0])
     asked = positions["direct"][0]
     up_to = np.cumsum(1 / np.bincount(asked)[asked])  # the items of each user together make one
     up_to /= up_to[-1]

@@ -11,13 +11,14 @@ import torch
 
 from audit.erase import first_half, leace
 from audit.surfaces import SURFACES, catalogue_ranks, gains, surfaces, top10, unmet
-from data import Asked, Corpus, marks_of, met_before, people_with, raw_history
+from data import Asked, Corpus, met_before, people_with, raw_history
 from evaluate import candidate_ranks, held_out_ranks, popularity, popularity_ranks
 from mixer import Opened
 from model import Backbone, Prefix
 from probe import ATTACKERS, SHUFFLES, attack, floor, whom
 from support import toy
 from support.datasets import ToyConfig
+from support.expected import marks_of
 from support.files import show
 from support.hits import hits, interval_over_users, kept, triple
 from support.screens import KEPT, WITHOUT_AND_WITH, aligned, around_half, kept_cells, percent

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from cfp import CFP, Game
-from data import Asked, hold_out, marks_of, people_with
+from data import Asked, hold_out, people_with
 from evaluate import Attacks, held_out_ranks, measure
 from lab.handin import read_hand_in, value_of
 from lab.pictures import draw_contest
 from mixer import Opened, Study, open_run
-from support.expected import labels_for_game
+from support.expected import labels_for_game, marks_of
 from support.files import Interrupted, fill, load_tensors, refuse, run_command, save_tensors, show
 from support.flags import Parser
 from support.hits import ABOVE

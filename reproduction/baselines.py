@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from audit.surfaces import catalogue_ranks, gains
 from cfp import Game, step
-from data import TASKS, Asked, Corpus, hold_out, make_corpus, marks_of, met_before, people_with
+from data import TASKS, Asked, Corpus, hold_out, make_corpus, met_before, people_with
 from evaluate import Attacks, candidate_ranks, circumstances, popularity, popularity_ranks
 from mixer import subsets
 from probe import attack
@@ -48,7 +48,7 @@ from support.checks import enough_for_run, enough_people
 from support.command import common_config, end_run
 from support.configs import CFPConfig, P5Config
 from support.datasets import ToyConfig, load_dataset
-from support.expected import labels_for_game
+from support.expected import labels_for_game, marks_of
 from support.fields import add_flags, at_least, flags_given, rate, weight
 from support.files import fill, load_tensors, read_object, refuse, run_command, save_tensors
 from support.hits import hits, kept
@@ -332,9 +332,9 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
         set_rates(optimizer, min(number / 20, 1 - 0.95 * number / n_batches))
         model.train(trains_model), fair.train()
         # (1) the player hides the attributes: it descends L_rec - sum of lambda * L_dis
-        rec_loss = model.loss(data, batch, hiding)
-        dis_loss = game.dis_loss(attrs, [model.state(users, history_bs, hiding)], users)
-        step(optimizer, game.adversarial_loss(rec_loss, dis_loss, attrs))
+        rec_loss, u_emb = model.loss(data, batch, hiding), [model.state(users, history_bs, hiding)]
+        dis_loss, dependence = (f(attrs, u_emb, users) for f in (game.dis_loss, game.dependence))
+        step(optimizer, game.adversarial_loss(rec_loss, dis_loss, attrs) + dependence)
         # (2) the discriminators catch up: they descend L_dis
         with torch.no_grad():
             state_bd = model.state(users, history_bs, hiding)

@@ -181,8 +181,7 @@ class CFPConfig:
     dis_steps: int = flag(1, "T of the discriminator, line 14; the paper's {10, 20}")
     every: int = flag(1, "R, batches between discriminator updates; the paper's 20")
     epochs: int = flag(130, "passes over the users")
-    # to compare people: with 256 the dependence is known less well, and gender left at 59 and 65 where
-    # 400 leave 56 and 56 (docs/findings.md)
+    # large, for it is people that are compared
     batch_size: int = flag(400, "users per batch; the paper's 16", at_least(4))
     lr: float = flag(5e-3, "learning rate of the prefix", rate)  # falls linearly to a twentieth
     dis_lr: float = flag(5e-3, "learning rate of the discriminators", rate)
@@ -197,7 +196,7 @@ class CFPConfig:
         "on labels (HSIC) alone, or both",
         choices=("game", "dependence", "both"),
     )
-    hsic: float = flag(400.0, "weight of the dependence in L, where it counts", weight)
+    hsic: float = flag(30.0, "weight of the dependence in L, where it counts", weight)
     hide_from: str = flag(
         "user-tokens",
         "what the adversary reads: the user tokens, as in the paper, or the first state of the "

@@ -20,6 +20,14 @@ from support.side_by_side import make_folds, standardised
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # each is tried until one does worse
 
 
+def marks_of(histories: list[np.ndarray], n_items: int) -> np.ndarray:
+    """Histories as an array (users, items): 1 for each item that is in the user's."""
+    marks = np.zeros((len(histories), n_items), dtype=np.float32)
+    for row, items in enumerate(histories):
+        marks[row, items] = 1.0
+    return marks
+
+
 def labels_for_game(
     known: dict[str, np.ndarray], histories: np.ndarray, hard: bool
 ) -> dict[str, np.ndarray]:

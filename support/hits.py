@@ -89,3 +89,12 @@ def interval_over_users(
         counts = np.bincount(drawn, minlength=part * n).reshape(part, n)
         draws.append(statistic(counts.T.astype(np.int32, order="C")))
     return [*map(float, np.nanquantile(draws, [0.025, 0.975]))]
+
+
+def shuffles_of(n_users: int) -> int:
+    """Shuffles behind the floor of a run's own table; the audit has more.
+
+    With many users a single one has to do: it is within a point of one half, but for classes of a few people
+    (up to five points).
+    """
+    return 5 if n_users < 10_000 else 1

@@ -3,10 +3,11 @@
 `probe.py` has the attackers and the AUC itself, and says what it means.
 """
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FOLDS = 5
@@ -134,6 +135,23 @@ def best_of(tried: list[Scores], y_valid: Tensor) -> tuple[Tensor, Scores]:
     return best_auc, Scores(*(torch.stack(parts)[best, each] for parts in zip(*ranks)))
 
 
+def one_by_one(problems: Problems, n_classes: int, solve: Callable) -> list[Scores]:
+    """What each setting of an attacker makes of the problems, which are solved one after the other.
+
+    `solve(train, y, others)` learns from users `train` (n,) with classes y (n, c), 1 or 0, and gives scores
+    (settings, others, c) of the `others`.
+    """
+    one_hot = F.one_hot(problems.labels, n_classes).float()
+    solved = [
+        solve(train, y[train], torch.cat([valid, test]))
+        for y, *folds in zip(one_hot, *problems[1:])
+        for train, valid, test in zip(*folds)
+    ]
+    together = torch.stack(solved, 1).unflatten(1, problems.test.shape[:2])  # (settings, g, f, ..)
+    sizes = problems.valid.shape[2], problems.test.shape[2]
+    return [Scores(*of_setting.split(sizes, dim=2)) for of_setting in together]
+
+
 def in_place(of_tests: Tensor, problems: Problems) -> Tensor:
     """What each test user (g, f, n_test, c) has, in the users' order (g, n, c); 0 of who is never tested."""
     rows = problems.test.flatten(1).unsqueeze(-1).expand(-1, -1, of_tests.shape[-1])
@@ -152,8 +170,13 @@ def ridge(x: Tensor, y: Tensor, others: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def whitened(x: Tensor) -> Tensor:
-    """Features x (users, d) without their correlations, each direction with variance 1."""
-    u, values, directions = torch.linalg.svd(x, full_matrices=False)
-    some = values > 1e-3 * values[0]
-    return u[:, some] @ directions[some] * len(x) ** 0.5
+def whitened(x: Tensor, shrinkage: float) -> Tensor:
+    """Features (users, d) without their correlations: mean 0, and every direction varies alike.
+
+    `shrinkage` times the unit matrix is added to their covariance, in units of their variances, so that
+    directions which vary less than so much stay small.
+    """
+    x = standardised(x).double()
+    covariance = x.T @ x / len(x) + shrinkage * torch.eye(x.shape[1], device=x.device)
+    root = torch.linalg.cholesky(covariance)
+    return torch.linalg.solve_triangular(root, x.T, upper=False).T.float()

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 import probe
-from probe import ATTACKERS, TOGETHER, Scores, attack, attack_logistic, auc, floor, macro_auc, whom
+from probe import (
+    ATTACKERS,
+    TOGETHER,
+    Scores,
+    attack,
+    attack_logistic,
+    attack_quadratic,
+    auc,
+    floor,
+    macro_auc,
+    whom,
+)
 from support.expected import expected_labels
 from support.screens import VERDICTS, verdict
 from support.side_by_side import (
@@ -18,6 +29,7 @@ from support.side_by_side import (
     make_folds,
     parts_of,
     standardised,
+    whitened,
 )
 
 
@@ -192,7 +204,8 @@ def ring(rng, n=1200, d=4):
 def test_kernel_ridge_reads_a_ring_that_the_others_do_not(rng):
     """150 people are too few for a network to find it."""
     found = attack(*ring(rng, n=150, d=8), None, 0)["by attacker"]
-    others = [auc[0] for name, auc in found.items() if name not in ("kernel ridge", TOGETHER)]
+    exact = "kernel ridge", "quadratic discriminant"
+    others = [auc[0] for name, auc in found.items() if name not in (*exact, TOGETHER)]
     assert found["kernel ridge"][0] > max(max(others) + 0.05, 0.75), found
     assert abs(found["logistic regression"][0] - 0.5) < 0.12
 
@@ -204,6 +217,32 @@ def test_whitened_kernel_ridge_reads_where_features_hardly_vary(rng):
     features[:, 1] = features[:, 0] + 0.02 * (labels + rng.normal(size=n))
     found = attack(features, labels, None, 0)["by attacker"]
     assert found["kernel ridge"][0] > 0.7
+
+
+def test_quadratic_discriminant_reads_what_varies_though_it_is_small(rng):
+    """Thirty features rise and fall together; what is left of five varies twice as much in one class."""
+    labels, n = rng.permutation(np.arange(600) % 2), 600
+    spread = np.where(np.arange(30) < 5, 2.0, 1.0) ** labels[:, None]
+    features = 10 * rng.normal(size=(n, 2)) @ rng.normal(size=(2, 30))
+    found = attack(features + spread * rng.normal(size=(n, 30)), labels, None, 0)["by attacker"]
+    others = [found[name][0] for name in ATTACKERS if name != "quadratic discriminant"]
+    assert found["quadratic discriminant"][0] > max(max(others) + 0.05, 0.7), found
+
+
+def test_quadratic_discriminant_is_scikit_learns(rng):
+    """Whitened first, covariances shrunk alike: the same order of the tested users."""
+    analysis = pytest.importorskip("sklearn.discriminant_analysis")
+    labels = rng.permutation(np.arange(300) % 3)
+    features = rng.normal(size=(300, 6)) * (1 + 0.5 * (labels[:, None] == np.arange(6) % 3))
+    problems = five_folds(labels[None], [0])
+    x = torch.from_numpy(features).float()
+    ours = attack_quadratic(x, problems, 3, 0)
+    for share, scores in zip((0.5, 0.8, 0.95), ours):
+        theirs = analysis.QuadraticDiscriminantAnalysis(reg_param=share)
+        train, test = problems.train[0, 0].numpy(), problems.test[0, 0].numpy()
+        white = whitened(x, 1e-6).numpy()
+        found = theirs.fit(white[train], labels[train]).predict_log_proba(white[test])
+        assert scores.test[0, 0].numpy() == pytest.approx(found, abs=0.05)
 
 
 def test_who_is_always_wrong_is_right(rng, monkeypatch):

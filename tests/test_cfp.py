@@ -433,15 +433,15 @@ def test_the_prefix_is_moved_by_what_the_decoder_shows(corpus, model):
 
 
 def test_hsic_by_hand():
-    """Four users in two pairs far apart, labels alike within a pair: of the kernel two values, 1 and 0."""
+    """Four users in two pairs, labels alike within a pair: of k two values, alike within and between."""
     x, y = torch.tensor([[0.0], [0.0], [9.0], [9.0]]), torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
-    # standardised, the squared distance of the pairs is 3; the median of the twelve is 3 as well
-    apart = sum(math.exp(-1 / width) for width in (0.25, 0.5, 1.0, 2.0)) / 4
-    # k is 1 within a pair and `apart` between; row sums 1 + 2 apart, sum 4 + 8 apart
-    mean = 2 * (1 + 2 * apart) / 2 - (4 + 8 * apart) / 6
-    within, between = 1 - mean, apart - mean
-    by_hand = (4 * within - 8 * between) / (4 * 1)
-    assert hsic(x, y).item() == pytest.approx(by_hand, rel=1e-4)
+    # the inner product is 1 within a pair and -1 between, in some unit: row sums -1, sum -4
+    mean = 2 * -1 / 2 - -4 / 6
+    within, between = 1 - mean, -1 - mean
+    spread = math.sqrt((4 * within**2 + 8 * between**2) / (4 * 1))
+    inner = (4 * within - 8 * between) / (4 * 1) / spread
+    # its square is the same for all pairs, so it says nothing
+    assert hsic(x, y).item() == pytest.approx(inner / 2, rel=1e-4)
 
 
 def test_hsic_of_independent_states_is_zero_on_average_and_of_dependent_ones_is_not(rng):
@@ -454,6 +454,25 @@ def test_hsic_of_independent_states_is_zero_on_average_and_of_dependent_ones_is_
     angle = torch.rand(64) * 2 * math.pi
     ring = torch.stack([angle.cos(), angle.sin()], 1) * torch.where(y[:, :1] > 0, 2.0, 0.5)
     assert hsic(ring, y) > 5 * values.std()
+
+
+def test_hsic_sees_what_is_quiet_beside_something_loud(rng):
+    """Of thirty states that rise and fall together, the label moves or stretches what is left."""
+    y = torch.from_numpy(in_units(one_hot(np.arange(200) % 2)))
+    loud = torch.from_numpy(rng.standard_normal((200, 2)) @ rng.standard_normal((2, 30))).float()
+    quiet, sign = torch.from_numpy(rng.standard_normal((200, 30))).float(), y[:, :1].sign()
+    half = (torch.arange(30) < 15).float()
+    null = [hsic(3 * loud + quiet, y[torch.randperm(200)]).item() for _ in range(50)]
+    assert hsic(3 * loud + quiet + 0.7 * half * sign, y) > 5 * np.std(null)
+    assert hsic(3 * loud + quiet * (1 + 0.6 * half * sign), y) > 5 * np.std(null)
+
+
+def test_hsic_of_states_that_are_all_the_same_is_a_number():
+    """And its gradient too: a prefix may come by there."""
+    x, y = torch.ones(8, 3, requires_grad=True), torch.tensor([[1.0], [-1.0]] * 4)
+    found = hsic(x, y)
+    found.backward()
+    assert found.item() == pytest.approx(0.0, abs=1e-4) and x.grad.isfinite().all()
 
 
 def test_hsic_is_the_same_for_any_scale_and_shift_of_the_states(rng):
@@ -487,7 +506,9 @@ def test_the_dependence_moves_the_prefix_only(corpus, model, adversary):
         assert found == 0.0
         return
     y = game.in_units["gender"][users]
-    assert found.item() == pytest.approx(5 * sum(hsic(x, y).item() for x in u_emb) / 2, rel=1e-4)
+    assert found.item() == pytest.approx(
+        5 * sum(abs(hsic(x, y).item()) for x in u_emb) / 2, rel=1e-4
+    )
     found.backward()
     assert prompt.encoder.out.weight.grad.abs().sum() > 0
     assert all(param.grad is None for param in [*model.parameters(), *game.members.parameters()])

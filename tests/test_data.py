@@ -29,7 +29,7 @@ from data import (
     training_example,
 )
 from support import datasets, toy
-from support.expected import labels_for_game
+from support.expected import labels_for_game, marks_of
 from support.files import InputError
 from support.screens import describe
 
@@ -234,7 +234,7 @@ def test_who_has_no_label_is_recommended_to_and_in_no_attack_on_it(tmp_path):
         tested = {attr: attacks.tested(attr, asked) for attr in known}
         assert {attr: rows.sum() for attr, rows in tested.items()} == n_tested
         assert not tested["gender"][:9].any()
-    histories = torch.from_numpy(data.marks_of(corpus.split.train, 30)).numpy()
+    histories = torch.from_numpy(marks_of(corpus.split.train, 30)).numpy()
     for hard in (True, False):
         labels = labels_for_game(known, histories, hard)
         assert not labels["gender"][:9].any()  # in no L_dis, in no dependence

@@ -8,11 +8,11 @@ import torch
 
 import train
 from cfp import CFPConfig, Discriminator, discriminator_loss
-from data import hold_out, marks_of
+from data import hold_out
 from probe import auc
 from support import command
 from support.datasets import ToyConfig
-from support.expected import entropy_of, expected_labels, labels_for_game, one_hot
+from support.expected import entropy_of, expected_labels, labels_for_game, marks_of, one_hot
 from support.side_by_side import standardised
 
 
