@@ -196,7 +196,7 @@ class CFPConfig:
         "on labels (HSIC) alone, or both",
         choices=("game", "dependence", "both"),
     )
-    hsic: float = flag(30.0, "weight of the dependence in L, where it counts", weight)
+    hsic: float = flag(20.0, "weight of the dependence in L, where it counts", weight)
     hide_from: str = flag(
         "user-tokens",
         "what the adversary reads: the user tokens, as in the paper, or the first state of the "

@@ -203,7 +203,7 @@ P5_FOR = {
 CFP_FOR = {
     "toy": {},
     "ml-100k": dict(epochs=60, dis_depths=(1, 3), dis_lr=1e-2, dis_steps=3),
-    "ml-1m": dict(prefix_len=30, lam=30.0, hsic=45.0, epochs=60, batch_size=256)
+    "ml-1m": dict(prefix_len=30, lam=30.0, hsic=30.0, epochs=60, batch_size=256)
     | dict(dis_noise=0.3, dis_lr=3e-3, dis_steps=3),
     "insurance": dict(batch_size=256, epochs=5, dis_depths=(1, 3), dis_lr=1e-2, dis_steps=3),
 }
