@@ -242,9 +242,8 @@ class MixerConfig:
     hidden: int = flag(256, "width of its attention, a multiple of its heads")
     n_heads: int = 8
     lam: float = flag(5.0, "lambda of Eq. 5, for an attribute of two equal classes", weight)
-    # AdamW, a fifth of the prompts': the discriminators meet a choice in every fourth batch, and
-    # a prefix that moves too fast escapes them (at 5e-3 gender is read with 79 behind all three).
-    lr: float = flag(1e-3, "learning rate of the mixer", rate)
+    # slower than the prompts': the discriminators meet a choice in every fourth batch only
+    lr: float = flag(3e-3, "learning rate of the mixer", rate)
     dis_lr: float = flag(1e-2, "learning rate of the discriminators", rate)
     dis_steps: int = flag(4, "T of the discriminators, line 14")
     epochs: int = flag(130, "passes over the users")

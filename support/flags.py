@@ -215,7 +215,7 @@ MIXER_FOR = {  # on ml-1m and insurance what the toy world's would be, beside th
 }
 # The game alone, without the dependence beside it: smaller batches, and discriminators that move more often.
 CFP_ALONE = dict(batch_size=128, epochs=65, dis_steps=3)
-MIXER_ALONE = dict(dis_steps=16, epochs=55)
+MIXER_ALONE = dict(lr=1e-3, dis_steps=16, epochs=55)
 # Hiding from the scores wants more: the history in the prompt tells the attribute as well.
 CFP_AGAINST = {"user-tokens": {}, "scores": dict(lam=10.0)}
 # What a backbone wants changed beyond that. Published weights would not survive a rate that
