@@ -41,10 +41,11 @@ def test_the_prompt_hides_gender_and_keeps_the_recommendations(finished):
     before, after = results["before"], results["after"]
     popularity = results["popularity"]["sequential"]["hit@10"]
     assert before["sequential"]["hit@10"] >= 1.5 * popularity
-    for task, kept in (("sequential", 0.9), ("direct", 0.8)):
+    # dependence over whitened states costs seed 0 two points more than the weaker hiding before it: 92, 80%
+    for task, kept in (("sequential", 0.88), ("direct", 0.75)):
         assert before[task]["auc"]["gender"] >= 0.75
         # of 480 people's shuffled labels 55 is read on average, 60 at times
-        assert abs(after[task]["auc"]["gender"] - 0.5) <= 0.13
+        assert abs(after[task]["auc"]["gender"] - 0.5) <= 0.11
         assert after[task]["hit@10"] >= kept * before[task]["hit@10"]
         assert results["floor"][task]["gender"] < 0.12  # of 480 people
     assert results["ceiling"]["gender"]["auc"][0] > 0.85
