@@ -150,7 +150,7 @@ def attack_kernel(
     """
     if whiten and x.shape[1] > 1024:
         return []
-    x = whitened(x, 1e-6) if whiten else x
+    x = whitened(x) if whiten else x
     n_waves, generator = min(1024, len(x) // 4), torch.Generator().manual_seed(seed)
     directions = torch.randn(x.shape[1], n_waves, generator=generator).to(x.device)
     phases = 2 * np.pi * torch.rand(n_waves, generator=generator).to(x.device)
@@ -172,7 +172,7 @@ def attack_quadratic(x: Tensor, problems: Problems, n_classes: int, seed: int) -
     """
     if x.shape[1] > 1024:
         return []
-    x, eye = whitened(x, 1e-6), torch.eye(x.shape[1], device=x.device)
+    x, eye = whitened(x), torch.eye(x.shape[1], device=x.device)
 
     def log_likelihoods(train: Tensor, y: Tensor, others: Tensor) -> Tensor:
         n = y.sum(0).clamp(min=1)  # users of each class

@@ -301,8 +301,7 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     if trains_model:
         fair = Filters(list(trial.labels), model.cfg.d).to(device)
         player = nn.ModuleList([fair, model])
-        # a recommender that is trained on learns its training items by heart in a long game of many
-        # choices, so it moves more slowly there
+        # which learns its items by heart in a game of many choices, so it moves more slowly there
         rates = {fair: cfg.lr, model: cfg.lr / len(choices)}
     else:
         model.requires_grad_(False)
@@ -315,11 +314,11 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
     parts = dict(player=player, player_optimizer=optimizer)
     parts |= dict(members=game.members, dis_optimizer=game.optimizer)
     checkpoint, rows = Checkpoint(trial.run, name, parts), model.examples(data)
-    loop = checkpoint.restore(dict(number=0, order=None))
-    for number in range(loop["number"] + 1, n_batches + 1):
+    done, order = checkpoint.restore(dict(number=0, order=None)).values()
+    for number in range(done + 1, n_batches + 1):
         if (number - 1) % per_epoch == 0:
-            loop["order"] = torch.randperm(len(data.seen), device=device)
-        users, order = loop["order"][: cfg.batch_size], loop["order"][cfg.batch_size :]
+            order = torch.randperm(len(data.seen), device=device)
+        users, order = order[: cfg.batch_size], order[cfg.batch_size :]
         attrs = choices[torch.randint(len(choices), ()).item()]
         hiding, history_bs = serving(fair, attrs), data.histories[users]
         batch = rows[torch.randint(len(rows), (model.cfg.batch_size,))]
@@ -327,7 +326,8 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
         model.train(trains_model), fair.train()
         # (1) the player hides the attributes: it descends L_rec - sum of lambda * L_dis
         rec_loss, u_emb = model.loss(data, batch, hiding), [model.state(users, history_bs, hiding)]
-        dis_loss, dependence = (f(attrs, u_emb, users) for f in (game.dis_loss, game.dependence))
+        dis_loss = game.dis_loss(attrs, u_emb, users)
+        dependence = game.dependence(attrs, u_emb, users)
         step(optimizer, game.adversarial_loss(rec_loss, dis_loss, attrs) + dependence)
         # (2) the discriminators catch up: they descend L_dis
         with torch.no_grad():
@@ -335,12 +335,11 @@ def make_fair(trial: Trial, model: Recommender, cfg: CFPConfig, name: str) -> Fa
         for _ in range(cfg.dis_steps):
             dis_loss = game.dis_loss(attrs, [state_bd], users)
             step(game.optimizer, dis_loss.sum())
-        loop |= dict(number=number, order=order)
         dis, blind = dis_loss.mean().item(), game.blind(attrs)
         check_discriminators(dis, blind, cfg, f"{NAMES[name]}, batch {number}")
         losses = dict(rec=rec_loss.item(), dis=dis, blind=blind)
         trial.run.progress(NAMES[name], number, n_batches, **losses)
-        checkpoint.keep(number, n_batches, **loop)
+        checkpoint.keep(number, n_batches, number=number, order=order)
     return fair
 
 

@@ -181,8 +181,7 @@ class CFPConfig:
     dis_steps: int = flag(1, "T of the discriminator, line 14; the paper's {10, 20}")
     every: int = flag(1, "R, batches between discriminator updates; the paper's 20")
     epochs: int = flag(130, "passes over the users")
-    # large, for it is people that are compared
-    batch_size: int = flag(400, "users per batch; the paper's 16", at_least(4))
+    batch_size: int = flag(400, "users per batch; the paper's 16", at_least(4))  # compares people
     lr: float = flag(5e-3, "learning rate of the prefix", rate)  # falls linearly to a twentieth
     dis_lr: float = flag(5e-3, "learning rate of the discriminators", rate)
     dis_depths: tuple[int, ...] = (1, 3, 7)  # linear layers of each member; the paper's one has 7

@@ -308,8 +308,7 @@ def can_draw() -> bool:
 
 def picture_mark(numbers: str, code: Path) -> str:
     """Sixteen hex digits that change with the numbers in a picture and with the file that draws it."""
-    text = numbers + code.read_text(encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256((numbers + code.read_text(encoding="utf-8")).encode()).hexdigest()[:16]
 
 
 def save_picture(figure, path: Path, dpi: int, mark: str) -> None:

@@ -92,9 +92,5 @@ def interval_over_users(
 
 
 def shuffles_of(n_users: int) -> int:
-    """Shuffles behind the floor of a run's own table; the audit has more.
-
-    With many users a single one has to do: it is within a point of one half, but for classes of a few people
-    (up to five points).
-    """
-    return 5 if n_users < 10_000 else 1
+    """Shuffles behind the floor of a run's own table; the audit has more."""
+    return 5 if n_users < 10_000 else 1  # of so many users one is within a point of one half

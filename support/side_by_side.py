@@ -170,7 +170,7 @@ def ridge(x: Tensor, y: Tensor, others: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def whitened(x: Tensor, shrinkage: float) -> Tensor:
+def whitened(x: Tensor, shrinkage: float = 1e-6) -> Tensor:
     """Features (users, d) without their correlations: mean 0, and every direction varies alike.
 
     `shrinkage` times the unit matrix is added to their covariance, in units of their variances, so that
